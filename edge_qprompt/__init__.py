@@ -1,0 +1,14 @@
+"""Adapt a frozen vision-language model on the device itself, with prompts of a few hundred bytes.
+
+    from edge_qprompt import Backbone, Classifier, Pack
+    classifier = Classifier(Backbone.open("nano"), Pack.open("flowers.qpk"))
+    print(classifier.classify("new.jpg"))
+"""
+
+from edge_qprompt.backbone import Backbone
+from edge_qprompt.classifier import Classifier, Prediction
+from edge_qprompt.errors import EdgeQPromptError
+from edge_qprompt.pack import Pack
+
+__version__ = "0.1.0"
+__all__ = ["Backbone", "Classifier", "EdgeQPromptError", "Pack", "Prediction"]

@@ -1,0 +1,154 @@
+"""A backbone: one frozen CLIP-type model, opened from its folder.
+
+    backbone = Backbone.open("nano")                # embedded in the package
+    backbone = Backbone.open("exports/b16", precision="int8")
+
+Encoders are loaded on first use and can be closed, since onnxruntime's and torch's threads
+should not live side by side. Symbols: B photos, S pixels a side, D dimensions of a feature.
+"""
+
+from __future__ import annotations
+
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edge_qprompt import manifest as fmt
+from edge_qprompt.errors import BackboneError, FingerprintError
+from edge_qprompt.files import backbones_folder, sha256_of
+from edge_qprompt.manifest import Manifest
+from edge_qprompt.pack import Pack
+from edge_qprompt.prompts import TextEncoder
+from edge_qprompt.session import Session
+from edge_qprompt.tokenizer import Tokenizer
+from edge_qprompt.weights import TextWeights
+
+EMBEDDED = Path(__file__).parent / "data" / "backbones"
+DEFAULT = "nano"
+DEFAULT_PRECISION = "fp32"
+
+
+class Backbone:
+    """See the module. Use `open`."""
+
+    def __init__(self, folder: Path, manifest: Manifest, precision: str, threads: int = 0) -> None:
+        self.folder = folder
+        self.manifest = manifest
+        self.precision = precision
+        self.threads = threads
+
+    @classmethod
+    def open(cls, name: str | Path = DEFAULT, precision: str = DEFAULT_PRECISION, threads: int = 0) -> Backbone:
+        """Open a backbone by folder or by name.
+
+        Args:
+            name: a folder with a manifest.json, an embedded backbone, or an exported one by name.
+            precision: of the image encoder; see `manifest.precisions` for what there is.
+            threads: of onnxruntime; 0 uses every core.
+
+        Raises:
+            BackboneError: there is no such backbone, it is damaged, or lacks the precision.
+        """
+        folder = find_backbone(name)
+        manifest = Manifest.read(folder)
+        if precision not in manifest.precisions:
+            raise BackboneError(
+                f"backbone {manifest.name} has no {precision} image encoder, it has {', '.join(manifest.precisions)}"
+            )
+        for file_name, record in manifest.files.items():
+            path = folder / file_name
+            size = path.stat().st_size if path.is_file() else None
+            if size != record.bytes:
+                got = "missing" if size is None else f"{size} bytes"
+                raise BackboneError(f"{path} is {got}, the manifest says {record.bytes} bytes: export or install again")
+        return cls(folder, manifest, precision, threads)
+
+    def verify(self) -> None:
+        """Compare every file's SHA-256 with the manifest.
+
+        Raises:
+            BackboneError: names the first file that differs.
+        """
+        for name, record in self.manifest.files.items():
+            if sha256_of(self.folder / name) != record.sha256:
+                raise BackboneError(f"{self.folder / name} does not match its checksum: export or install again")
+
+    def check(self, pack: Pack) -> None:
+        """Make sure that a pack was learned on this backbone.
+
+        Raises:
+            FingerprintError: names both.
+        """
+        mine = self.manifest.short_fingerprint
+        if pack.fingerprint != mine:
+            raise FingerprintError(
+                f"the pack was learned on backbone {pack.fingerprint.hex()}, this is {self.manifest.name} ({mine.hex()}): "
+                "choose that one with --backbone; `edge-qprompt backbones` lists fingerprints"
+            )
+
+    @cached_property
+    def tokenizer(self) -> Tokenizer:
+        """The backbone's tokenizer."""
+        return Tokenizer(self.folder / fmt.TOKENIZER, self.manifest.text)
+
+    @cached_property
+    def text_weights(self) -> TextWeights:
+        """Weights of the text tower, memory-mapped."""
+        return TextWeights(self.folder / fmt.TEXT_WEIGHTS)
+
+    @cached_property
+    def text(self) -> TextEncoder:
+        """The text tower for inference."""
+        session = Session(self.folder / fmt.TEXT_ONNX, stored_low=True, threads=self.threads)
+        return TextEncoder(self.tokenizer, self.text_weights, session)
+
+    @cached_property
+    def _image(self) -> Session:
+        low = self.precision == DEFAULT_PRECISION
+        return Session(self.folder / fmt.image_onnx(self.precision), stored_low=low, threads=self.threads)
+
+    def encode_images(self, pixels: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Image features.
+
+        Args:
+            pixels: (B, 3, S, S) float32, as `photo.to_pixels` makes them.
+
+        Returns:
+            (B, D) float32, unit length.
+
+        Raises:
+            BackboneError: pixels of another shape.
+        """
+        size = self.manifest.preprocess.size
+        if pixels.ndim != 4 or pixels.shape[1:] != (3, size, size):
+            raise BackboneError(f"pixels have shape {pixels.shape}, backbone {self.manifest.name} takes (B, 3, {size}, {size})")
+        return self._image.run({"pixels": np.ascontiguousarray(pixels, np.float32)})
+
+    def close(self) -> None:
+        """Let the encoders go; they are loaded again when needed."""
+        for name in ("text", "_image"):
+            self.__dict__.pop(name, None)
+
+
+def find_backbone(name: str | Path) -> Path:
+    """The folder of a backbone.
+
+    Raises:
+        BackboneError: lists what there is.
+    """
+    for folder in (Path(name), EMBEDDED / name, backbones_folder() / name):
+        if (folder / fmt.FILE_NAME).is_file():
+            return folder
+    known = ", ".join(sorted(path.name for path in list_backbones())) or "none"
+    raise BackboneError(
+        f"no backbone {str(name)!r}: give a folder with a {fmt.FILE_NAME}, or one of: {known}; "
+        "`edge-qprompt export --help` says how to make one"
+    )
+
+
+def list_backbones() -> list[Path]:
+    """Folders of the embedded backbones and of those that `export` has put in their place."""
+    places = [place for place in (EMBEDDED, backbones_folder()) if place.is_dir()]
+    return [folder.parent for place in places for folder in sorted(place.glob(f"*/{fmt.FILE_NAME}"))]

@@ -1,0 +1,60 @@
+"""Every error that this project raises on purpose, as one tree.
+
+    EdgeQPromptError
+    ├── PackError              bytes that are not a pack, or a pack that cannot be used so
+    ├── BackboneError          a backbone folder that is missing, damaged or of another kind
+    │   └── FingerprintError   a pack learned on another backbone
+    ├── DataError              a folder or CSV of photos that cannot be learned from
+    │   └── PhotoError         one photo that cannot be read; callers count and skip it
+    ├── PromptError            class names that do not fit the context, unknown methods
+    ├── CheckpointError        an interrupted run that cannot be resumed
+    ├── ExportError            a model that cannot be exported, or failed its parity gate
+    └── MissingExtraError      a package that one of the extras brings
+
+Each message says what, where, got and wanted, and what to do.
+"""
+
+from __future__ import annotations
+
+
+class EdgeQPromptError(Exception):
+    """Root of the tree; the command line prints it as one line and exits with 1."""
+
+
+class PackError(EdgeQPromptError):
+    """The bytes are not a valid pack, or the pack cannot be used as asked."""
+
+
+class BackboneError(EdgeQPromptError):
+    """The backbone folder is missing, damaged, or of a kind this version cannot run."""
+
+
+class FingerprintError(BackboneError):
+    """The pack was learned on another backbone."""
+
+
+class DataError(EdgeQPromptError):
+    """The data set cannot be used."""
+
+
+class PhotoError(DataError):
+    """One photo cannot be read."""
+
+
+class PromptError(EdgeQPromptError):
+    """A class name or a prompt setting that the text tower cannot take."""
+
+
+class CheckpointError(EdgeQPromptError):
+    """The checkpoint beside the pack belongs to another run, or is damaged."""
+
+
+class ExportError(EdgeQPromptError):
+    """The model cannot be exported, or the exported one is not the same model."""
+
+
+class MissingExtraError(EdgeQPromptError):
+    """An optional package is needed for this and is not installed."""
+
+    def __init__(self, package: str, extra: str) -> None:
+        super().__init__(f"this needs {package}, which is not installed: pip install 'edge-qprompt[{extra}]'")

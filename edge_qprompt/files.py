@@ -1,0 +1,76 @@
+"""The seam to the file system: whole writes, digests, and where things are kept."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import tempfile
+from pathlib import Path
+
+import platformdirs
+
+CHUNK_BYTES = 1 << 20
+
+
+def write_whole(path: Path, data: bytes) -> None:
+    """Write `data` to `path` so that a reader sees the old file or the new one, never a part.
+
+    A temporary file beside the target is written, synced and renamed over it, then the
+    folder is synced so that the rename survives a power cut.
+
+    Raises:
+        OSError: the folder is missing, not writable or full; the old file is untouched.
+    """
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".part")
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        os.chmod(name, 0o666 & ~_umask())
+        os.replace(name, path)
+    except BaseException:
+        Path(name).unlink(missing_ok=True)
+        raise
+    sync_folder(path.parent)
+
+
+def sync_folder(folder: Path) -> None:
+    """Make renames inside `folder` durable."""
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def sha256_of(path: Path) -> str:
+    """Hex SHA-256 of a file, read in chunks."""
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while chunk := file.read(CHUNK_BYTES):
+            digest.update(chunk)
+    return digest.hexdigest()
+
+
+def cache_folder() -> Path:
+    """Where recomputable things are kept (features); safe to delete at any time."""
+    return _home("EDGE_QPROMPT_CACHE", platformdirs.user_cache_path("edge-qprompt"))
+
+
+def backbones_folder() -> Path:
+    """Where `export` puts a backbone when no `--out` is given, and where names are looked up."""
+    return _home("EDGE_QPROMPT_BACKBONES", platformdirs.user_data_path("edge-qprompt") / "backbones")
+
+
+def _home(variable: str, default: Path) -> Path:
+    """The one place where environment variables are read."""
+    value = os.environ.get(variable)
+    return Path(value).expanduser() if value else default
+
+
+def _umask() -> int:
+    """mkstemp makes private files; the umask says what the user wanted."""
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask

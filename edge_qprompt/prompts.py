@@ -1,0 +1,102 @@
+"""Class names to the text tower's input, and through text.onnx to class features. No torch.
+
+Two kinds of prompt: a hand-written template ("a photo of a {}.") and a learned context, which
+stands before the name: "<ctx> name.". Symbols: C classes, T tokens of the longest prompt, W
+width of the tower, D dimensions of a feature, n learned tokens.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edge_qprompt.errors import PromptError
+from edge_qprompt.session import Session
+from edge_qprompt.tokenizer import Tokenizer
+from edge_qprompt.weights import TextWeights
+
+DEFAULT_TEMPLATE = "a photo of a {}."
+PROMPTS_A_RUN = 64  # bounds the attention's memory: 64 x 77 x 768 floats are 15 MB a layer
+
+Array = NDArray[np.float32]
+
+
+def readable(name: str) -> str:
+    """A class name as a prompt wants it: `_` and `-` of folder names become spaces."""
+    return " ".join(name.replace("_", " ").replace("-", " ").split())
+
+
+def check_template(template: str) -> str:
+    """The template itself.
+
+    Raises:
+        PromptError: it does not hold {} exactly once.
+    """
+    if template.count("{}") != 1:
+        raise PromptError(f"the template is {template!r}, it must hold {{}} once, where the class name goes")
+    return template
+
+
+@dataclass(frozen=True)
+class TextEncoder:
+    """The text tower for inference."""
+
+    tokenizer: Tokenizer
+    weights: TextWeights
+    session: Session
+
+    def from_template(self, names: Sequence[str], template: str = DEFAULT_TEMPLATE) -> Array:
+        """Class features (C, D), unit length, of a hand-written prompt.
+
+        Raises:
+            PromptError: a bad template, or names that do not fit.
+        """
+        texts = [check_template(template).replace("{}", name) for name in names]
+        return self._encode([self._vectors(row) for row in self.tokenizer.fit(texts, reserved=2)])
+
+    def from_context(self, names: Sequence[str], ctx: Array) -> Array:
+        """Class features (C, D), unit length, of a learned context.
+
+        Args:
+            names: C class names.
+            ctx: (n, W) float32, the learned tokens.
+
+        Raises:
+            PromptError: names that do not fit, or a context of another width.
+        """
+        rows = name_tokens(self.tokenizer, names, len(ctx))
+        width = self.tokenizer.config.width
+        if ctx.ndim != 2 or ctx.shape[1] != width:
+            raise PromptError(f"the learned context has shape {ctx.shape}, this backbone takes (n, {width})")
+        return self._encode([np.concatenate([ctx, self._vectors(row)]) for row in rows])
+
+    def _vectors(self, ids: Sequence[int]) -> Array:
+        return self.weights.token_vectors(ids)  # (len, W)
+
+    def _encode(self, bodies: Sequence[Array]) -> Array:
+        """Features of prompts given as token vectors without SOT and EOT."""
+        config = self.tokenizer.config
+        sot, eot = self._vectors([config.sot]), self._vectors([config.eot])
+        prompts = [np.concatenate([sot, body, eot]) for body in bodies]
+        runs = range(0, len(prompts), PROMPTS_A_RUN)
+        return np.concatenate([self._run(prompts[i : i + PROMPTS_A_RUN]) for i in runs])
+
+    def _run(self, prompts: Sequence[Array]) -> Array:
+        lengths = np.array([len(prompt) for prompt in prompts], np.int64)
+        # the tower is causal, so nothing after EOT matters and the longest prompt sets T
+        batch = np.zeros((len(prompts), int(lengths.max()), prompts[0].shape[1]), np.float32)  # (C, T, W)
+        for row, prompt in zip(batch, prompts, strict=True):
+            row[: len(prompt)] = prompt
+        return self.session.run({"prompts": batch, "eot": lengths - 1})
+
+
+def name_tokens(tokenizer: Tokenizer, names: Sequence[str], n_ctx: int) -> list[list[int]]:
+    """Token ids of "name." for each class, checked to fit behind SOT and n_ctx learned tokens.
+
+    Raises:
+        PromptError: names every class that does not fit.
+    """
+    return tokenizer.fit([f"{name}." for name in names], reserved=n_ctx + 2)

@@ -1,0 +1,143 @@
+"""Assembles a backbone folder: weights, graphs, tokenizer, digests, manifest; all or nothing."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.metadata
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from safetensors.numpy import save_file
+
+from edge_qprompt import manifest as fmt
+from edge_qprompt.errors import ExportError
+from edge_qprompt.files import sha256_of, sync_folder
+from edge_qprompt.manifest import FileRecord, Manifest, Preprocess, PrecisionRecord, TextConfig
+from exporter.text_graph import write_text_graph
+
+INT8_LEVELS = 127
+TOOLS = ("torch", "onnx", "onnxruntime", "open_clip_torch", "timm", "numpy", "edge-qprompt")
+
+Tensors = Mapping[str, NDArray[Any]]
+
+
+@contextmanager
+def new_folder(target: Path, *, replace: bool) -> Iterator[Path]:
+    """A temporary folder beside `target` that takes its name when the block ends without an error.
+
+    Raises:
+        ExportError: `target` exists and `replace` is not set, or is not a backbone folder.
+    """
+    if target.exists():
+        if not replace:
+            raise ExportError(f"{target} exists: give another --out, or --replace")
+        if any(target.iterdir()) and not (target / fmt.FILE_NAME).is_file():
+            raise ExportError(f"{target} is not a backbone folder, it will not be replaced: give another --out")
+    target.parent.mkdir(parents=True, exist_ok=True)
+    work = Path(tempfile.mkdtemp(dir=target.parent, prefix=f".{target.name}.", suffix=".part"))
+    try:
+        yield work
+        work.chmod(0o755)
+        for path in work.iterdir():
+            path.chmod(0o644)  # safetensors makes private files
+        if target.exists():
+            shutil.rmtree(target)
+        os.replace(work, target)
+        sync_folder(target.parent)
+    finally:
+        shutil.rmtree(work, ignore_errors=True)
+
+
+def write_text(folder: Path, tensors: Tensors, config: TextConfig, embed_dim: int, int8: tuple[str, ...] = ()) -> None:
+    """Write text.safetensors and text.onnx.
+
+    Args:
+        folder: where.
+        tensors: open_clip's names; kept as float16 where that loses nothing, else float32.
+        config: of the tower.
+        embed_dim: D.
+        int8: names of matrices to store as int8 rows with a scale each.
+    """
+    stored: dict[str, NDArray[Any]] = {}
+    for name, values in tensors.items():
+        if name in int8:
+            stored[name], stored[name + ".scale"] = int8_rows(values)
+        else:
+            stored[name] = lossless_half(values)
+    save_file(stored, folder / fmt.TEXT_WEIGHTS)
+    write_text_graph(folder, config, embed_dim)
+
+
+def lossless_half(values: NDArray[Any]) -> NDArray[Any]:
+    """float16 if every value survives the round trip, else float32."""
+    with np.errstate(over="ignore"):
+        half = values.astype(np.float16)
+    same = np.array_equal(half.astype(np.float32), values.astype(np.float32))
+    return half if same else values.astype(np.float32)
+
+
+def int8_rows(values: NDArray[Any]) -> tuple[NDArray[np.int8], NDArray[np.float16]]:
+    """Symmetric int8 a row: (R, ...) values to codes of the same shape and scales (R,) float16."""
+    flat = values.reshape(len(values), -1).astype(np.float32)
+    top = np.abs(flat).max(axis=1) / INT8_LEVELS
+    scale = np.maximum(top, np.finfo(np.float16).tiny).astype(np.float16)
+    codes = np.clip(np.round(flat / scale[:, None].astype(np.float32)), -INT8_LEVELS, INT8_LEVELS).astype(np.int8)
+    return codes.reshape(values.shape), scale
+
+
+def fingerprint(tensors: Tensors, tokenizer: bytes, preprocess: Preprocess, text: TextConfig, scale: float) -> str:
+    """Hex SHA-256 over the source weights and everything else that changes a feature or a logit."""
+    settings = {"preprocess": asdict(preprocess), "text": asdict(text), "logit_scale": scale}
+    digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode())
+    digest.update(hashlib.sha256(tokenizer).digest())
+    for name in sorted(tensors):
+        values = np.ascontiguousarray(tensors[name])
+        digest.update(f"{name} {values.dtype.str} {values.shape}".encode())
+        digest.update(values.data if values.size else b"")
+    return digest.hexdigest()
+
+
+def write_manifest(
+    folder: Path,
+    *,
+    name: str,
+    source: str,
+    licence: str,
+    fingerprint: str,
+    embed_dim: int,
+    logit_scale: float,
+    preprocess: Preprocess,
+    text: TextConfig,
+    precisions: dict[str, PrecisionRecord],
+) -> Manifest:
+    """Digest what is in the folder and write manifest.json beside it."""
+    files = {
+        path.name: FileRecord(path.stat().st_size, sha256_of(path))
+        for path in sorted(folder.iterdir())
+        if path.name != fmt.FILE_NAME
+    }
+    manifest = Manifest(
+        fmt.FORMAT, name, source, licence, fingerprint, embed_dim, logit_scale, preprocess, text, files, precisions, versions()
+    )
+    (folder / fmt.FILE_NAME).write_text(manifest.to_json())
+    return manifest
+
+
+def versions() -> dict[str, str]:
+    """Versions of the installed tools that shape a folder."""
+    found = {}
+    for tool in TOOLS:
+        try:
+            found[tool] = importlib.metadata.version(tool)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return found
