@@ -17,9 +17,9 @@ from numpy.typing import NDArray
 
 from edge_qprompt.backbone import Backbone
 from edge_qprompt.errors import PackError
-from edge_qprompt.pack import Pack, Role
+from edge_qprompt.pack import Method, Pack, Precision, Role, Section, Tag
 from edge_qprompt.photo import decode_photo, read_photo, to_pixels
-from edge_qprompt.prompts import DEFAULT_TEMPLATE
+from edge_qprompt.prompts import DEFAULT_TEMPLATE, check_template
 
 Array = NDArray[np.float32]
 
@@ -100,3 +100,10 @@ def class_features(backbone: Backbone, pack: Pack, names: Sequence[str]) -> Arra
     if pack.template is None and pack.tensors:
         raise PackError("the pack holds no learned context: it was made by a method that this version cannot run, upgrade")
     return backbone.text.from_template(names, pack.template or DEFAULT_TEMPLATE)
+
+
+def zero_shot(backbone: Backbone, names: Sequence[str], template: str = DEFAULT_TEMPLATE) -> Classifier:
+    """The hand-written prompt as a classifier: what a learned pack has to beat."""
+    sections = (Section(Tag.TEMPLATE, check_template(template).encode()),)
+    pack = Pack(backbone.manifest.short_fingerprint, Method.ZERO_SHOT, Precision.FP32, (), sections)
+    return Classifier(backbone, pack, names)

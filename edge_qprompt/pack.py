@@ -115,6 +115,11 @@ class PackTensor:
         """Storage as the paper counts it: b N + 16 K, or 16 N for raw tensors."""
         return self.bits * self.data.size + 16 * self.codebook.size
 
+    @property
+    def payload_bytes(self) -> int:
+        """Bytes of the codebook and the data on disk."""
+        return 2 * self.codebook.size + index_bytes(self.data.size, self.bits)
+
     def encode(self) -> bytes:
         """Record, codebook and data."""
         record = RECORD.pack(self.role, self.bits, len(self.shape)) + struct.pack(f"<{len(self.shape)}H", *self.shape)

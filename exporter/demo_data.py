@@ -47,7 +47,7 @@ def main(source: Path, target: Path) -> None:
             place = target / split / folder
             place.mkdir(parents=True, exist_ok=True)
             for i, image in enumerate(images[labels == label][:count]):
-                Image.fromarray(image).save(place / f"{i:02d}.png", optimize=True)
+                Image.fromarray(image).save(place / f"{i}.png", optimize=True)
     lines = [f"{label}\t{folder}\t{name}\n" for label, (folder, name) in enumerate(CLASSES.items())]
     (target / "classes.txt").write_text("".join(lines))
 

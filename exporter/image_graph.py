@@ -73,8 +73,8 @@ def write_image_graph(folder: Path, tower: torch.nn.Module, size: int, embed_dim
                 verbose=False,
             )
     except Exception as error:  # torch.export, onnxscript and the tower itself raise what they like
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise ExportError(f"torch cannot export the image tower ({reason}): try another version of torch, or another model") from error
+        reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
+        raise ExportError(f"torch cannot export the image tower ({reason}): try another torch, or another model") from error
     onnx.save(without_notes(onnx.load(path)), path)
     onnx.checker.check_model(str(path))
 

@@ -50,4 +50,5 @@ class Request:
         if self.name is not None:
             return self.name
         weights = self.pretrained or (self.checkpoint.stem if self.checkpoint else "")
-        return re.sub(r"[^A-Za-z0-9._-]+", "-", f"{self.model}-{weights}").strip("-.")[:100]
+        both = weights if weights.startswith(self.model) else f"{self.model}-{weights}"
+        return re.sub(r"[^A-Za-z0-9._-]+", "-", both).strip("-.")[:100]

@@ -149,7 +149,7 @@ def _read_config(open_clip: Any, request: Request) -> tuple[Config, Config]:
         whole = json.loads(path.read_text())
         return {**whole.get("model_cfg", whole)}, {**whole.get("preprocess_cfg", {})}
     except (OSError, ValueError, AttributeError, TypeError) as error:
-        raise ExportError(f"{path} is not a model configuration ({error}): give a JSON like open_clip's model_configs") from error
+        raise ExportError(f"{path} is no model configuration ({error}): give one like open_clip's model_configs") from error
 
 
 def _published_preprocess(open_clip: Any, request: Request, config: Config) -> Config:
@@ -160,7 +160,7 @@ def _published_preprocess(open_clip: Any, request: Request, config: Config) -> C
         tag: Config = open_clip.get_pretrained_cfg(model, pretrained)
         if not tag:
             known = ", ".join(tags) or "none"
-            raise ExportError(f"open_clip has no weights {pretrained!r} for {model}, it has: {known}; give a file with --checkpoint")
+            raise ExportError(f"open_clip has no weights {pretrained!r} for {model}, it has: {known}; a file: --checkpoint")
         _check_quick_gelu(request, trained=bool(tag.get("quick_gelu")), built=bool(config.get("quick_gelu")))
         return tag
     published = [open_clip.get_pretrained_cfg(model, name) for name in tags]
@@ -168,7 +168,7 @@ def _published_preprocess(open_clip: Any, request: Request, config: Config) -> C
     if len(ways) > 1:  # a wrong mean or crop costs accuracy in silence
         raise ExportError(
             f"the published weights of {model} differ in how photos are prepared: name the tag that the file is or comes from "
-            f"(edge-qprompt export {model} TAG --checkpoint FILE; {', '.join(tags)}), or give --model-config with a preprocess_cfg"
+            f"(edge-qprompt export {model} TAG --checkpoint FILE; {', '.join(tags)}), or --model-config with a preprocess_cfg"
         )
     return published[0] if published else {}
 

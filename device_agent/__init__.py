@@ -1,0 +1,1 @@
+"""The command `edge-qprompt`: what runs on a laptop or a Jetson."""

@@ -1,0 +1,166 @@
+"""`edge-qprompt adapt`: photos in, a pack out."""
+
+from __future__ import annotations
+
+import os
+import resource
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from device_agent import terminal
+from edge_qprompt.errors import DataError, MissingExtraError
+
+if TYPE_CHECKING:
+    from edge_qprompt.dataset import Dataset
+    from edge_qprompt.learn.adapt import Adaptation, AdaptSettings
+
+MAXRSS_UNIT = 1 if sys.platform == "darwin" else 1024  # getrusage: bytes on macOS, kilobytes elsewhere
+
+
+@click.command("adapt", short_help="Learn a pack from a folder of photos.")
+@click.argument("data", type=click.Path(path_type=Path))
+@click.option("--out", required=True, type=click.Path(path_type=Path, dir_okay=False), help="The pack to write, e.g. flowers.qpk.")
+@terminal.backbone_option
+@terminal.precision_option
+@click.option(
+    "--method",
+    type=click.Choice(["qcoop", "coop", "zero-shot"]),
+    default="qcoop",
+    show_default=True,
+    help="qcoop: quantized prompt; coop: the same as float16; zero-shot: the hand-written prompt, nothing learned.",
+)
+@click.option("--bits", type=click.IntRange(1, 8), default=1, show_default=True, help="Bits a prompt weight (qcoop).")
+@click.option("--ctx", type=click.IntRange(1, 64), default=4, show_default=True, help="Learned tokens.")
+@click.option("--shots", type=click.IntRange(1), default=16, show_default=True, help="Training photos a class, at most.")
+@terminal.classes_option
+@click.option("--epochs", type=click.IntRange(0), default=200, show_default=True, help="Passes over the photos.")
+@click.option("--views", type=click.IntRange(1, 64), default=1, show_default=True, help="Views a photo: the centre, then random crops.")
+@click.option("--lr", type=click.FloatRange(0, min_open=True), default=0.002, show_default=True, help="Learning rate.")
+@click.option("--seed", type=click.IntRange(0), default=1, show_default=True, help="Choice of photos, crops and their order.")
+@terminal.template_option
+@terminal.names_option
+@click.option("--resume", is_flag=True, help="Go on where an interrupted run with the same settings stopped.")
+@click.option("--provenance", is_flag=True, help="Note in the pack how it was learned (about 70 bytes).")
+@terminal.strict_option
+@terminal.json_option
+def command(data: Path, out: Path, as_json: bool, names: Path | None, resume: bool, **options: Any) -> None:
+    """Learn a pack of a few hundred bytes from a folder of photos, on this machine.
+
+    DATA has one folder per class; `train/` and `test/` inside are honoured, and so is a
+    `classes.txt` (label, folder, name, tab-separated). Or it is a CSV with lines `path,label`.
+
+    \b
+      edge-qprompt adapt photos/ --out flowers.qpk
+      edge-qprompt adapt photos/ --out flowers.qpk --shots 4 --bits 2 --views 4
+      edge-qprompt adapt photos/ --out base.qpk --classes base      first half of the classes
+      edge-qprompt adapt photos/ --out flowers.qpk --resume         after Ctrl-C or a power cut
+
+    The same command gives the same bytes. Image features are cached, so a second run is quicker.
+    """
+    from edge_qprompt.backbone import Backbone
+    from edge_qprompt.dataset import load_dataset
+    from edge_qprompt.prompts import check_template
+
+    try:
+        from edge_qprompt.learn.adapt import adapt
+    except ModuleNotFoundError as error:
+        if error.name != "torch":
+            raise
+        raise MissingExtraError("torch", "adapt") from error
+
+    _check_target(out)
+    check_template(options["template"])
+    backbone = Backbone.open(options["backbone"], options["precision"])
+    dataset = load_dataset(data, names).select(options["classes"])
+    _warn_few(dataset, options["shots"])
+    checkpoint = out.with_name(out.name + ".checkpoint")
+    if resume and not checkpoint.exists():
+        terminal.warn(f"there is no {checkpoint.name} to resume from, starting at the beginning")
+    settings = _settings(options)
+    try:
+        with terminal.Progress() as progress:
+            result = adapt(backbone, dataset, settings, checkpoint, resume=resume, progress=progress)
+    except KeyboardInterrupt:
+        if checkpoint.exists():
+            terminal.warn("stopped; the same command with --resume goes on from the last checkpoint")
+        raise
+    result.pack.save(out)
+    checkpoint.unlink(missing_ok=True)
+    terminal.warn_skipped(result.skipped)
+    facts = {"backbone": backbone.manifest.name, "precision": backbone.precision, "method": settings.method}
+    terminal.emit(_report(result, out) | facts | {"seed": options["seed"]}, as_json, _lines)
+
+
+def _settings(options: dict[str, Any]) -> AdaptSettings:
+    from edge_qprompt.learn.adapt import AdaptSettings
+    from edge_qprompt.learn.loop import LoopSettings
+    from edge_qprompt.learn.methods import MethodSettings
+    from edge_qprompt.quantizer import ClusterSettings
+
+    return AdaptSettings(
+        method=options["method"],
+        n_ctx=options["ctx"],
+        shots=options["shots"],
+        views=options["views"],
+        strict=options["strict"],
+        provenance=options["provenance"],
+        loop=LoopSettings(epochs=options["epochs"], lr=options["lr"], seed=options["seed"]),
+        method_settings=MethodSettings(ClusterSettings(bits=options["bits"]), options["template"]),
+    )
+
+
+def _check_target(out: Path) -> None:
+    """Fail before the work, not after it."""
+    if not out.parent.is_dir():
+        raise DataError(f"the folder {out.parent} of --out does not exist: create it first")
+    if not os.access(out.parent, os.W_OK):
+        raise DataError(f"the folder {out.parent} of --out cannot be written to: choose another")
+
+
+def _warn_few(dataset: Dataset, shots: int) -> None:
+    counts = {name: dataset.train.labels.count(label) for label, name in enumerate(dataset.names)}
+    few = [f"{name} ({count})" for name, count in counts.items() if 0 < count < shots]
+    if few:
+        listed = ", ".join(few[:5]) + (" ..." if len(few) > 5 else "")
+        terminal.warn(f"{len(few)} of {len(counts)} classes have fewer than {shots} photos and use what they have: {listed}")
+
+
+def _report(result: Adaptation, out: Path) -> dict[str, Any]:
+    held = result.held_out
+    return {
+        "pack": str(out),
+        "pack_id": result.pack.pack_id,
+        "bytes": out.stat().st_size,
+        "classes": len(result.names),
+        "class_names": list(result.names),
+        "images_used": result.used,
+        "images_skipped": len(result.skipped),
+        "skipped": [{"path": str(path), "reason": reason} for path, reason in result.skipped],
+        "steps": result.run.steps,
+        "reclusterings": result.facts.get("reclusterings", 0),
+        "resumed_at_epoch": result.run.resumed_at,
+        "loss_by_epoch": result.run.losses,
+        "train_accuracy": result.train.pack,
+        "train_zero_shot_accuracy": result.train.zero_shot,
+        "held_out_accuracy": held.pack if held else None,
+        "zero_shot_accuracy": held.zero_shot if held else result.train.zero_shot,
+        "held_out_images": held.n if held else 0,
+        "held_out_source": result.held_out_source,
+        "seconds": {stage: round(seconds, 3) for stage, seconds in result.seconds.items()},
+        "peak_memory_mb": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * MAXRSS_UNIT / 1e6, 1),
+    }
+
+
+def _lines(r: dict[str, Any]) -> list[str]:
+    measured = "held_out" if r["held_out_source"] else "train"
+    where = f"{r['held_out_images']} {r['held_out_source']} photos" if r["held_out_source"] else "the training photos"
+    where = where.replace("photos photos", "photos")
+    seconds = ", ".join(f"{stage} {s:.1f} s" for stage, s in r["seconds"].items())
+    return [
+        f"{r['pack']}  {r['bytes']} bytes, {r['classes']} classes, {r['method']} on {r['backbone']} {r['precision']}",
+        f"accuracy   {terminal.percent(r['zero_shot_accuracy'])} before, {terminal.percent(r[measured + '_accuracy'])} after, on {where}",
+        f"learned    from {r['images_used']} photos in {r['steps']} steps ({seconds}; {r['peak_memory_mb']:.0f} MB)",
+    ]

@@ -1,0 +1,76 @@
+"""What the verbs share: options, progress on stderr, one JSON object or readable lines on stdout."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import click
+from tqdm import tqdm
+
+json_option = click.option("--json", "as_json", is_flag=True, help="Print exactly one JSON object on stdout.")
+backbone_option = click.option(
+    "--backbone", default="nano", show_default=True, metavar="NAME|DIR", help="Frozen model; see `edge-qprompt backbones`."
+)
+precision_option = click.option("--precision", default="fp32", show_default=True, help="Image encoder: fp32, or int8 if exported.")
+names_option = click.option(
+    "--names", type=click.Path(path_type=Path), help="Class names: lines of label, folder and name, tab-separated."
+)
+classes_option = click.option(
+    "--classes", type=click.Choice(["all", "base", "new"]), default="all", show_default=True, help="All, or the first or second half."
+)
+template_option = click.option("--template", default="a photo of a {}.", show_default=True, help="Hand-written prompt to compare with.")
+strict_option = click.option("--strict", is_flag=True, help="Stop at an unreadable photo instead of skipping it.")
+
+
+class Progress:
+    """Bars on stderr, one a stage; silent where stderr is no terminal."""
+
+    def __init__(self) -> None:
+        self._bar: tqdm[Any] | None = None
+        self._stage = ""
+
+    def __call__(self, stage: str, done: int, total: int, note: str = "") -> None:
+        """Move a stage's bar to `done` of `total`."""
+        if not sys.stderr.isatty():
+            return
+        if self._bar is None or stage != self._stage:
+            self.__exit__(None, None, None)
+            self._bar, self._stage = tqdm(total=total, desc=stage, file=sys.stderr, leave=False, dynamic_ncols=True), stage
+        self._bar.set_postfix_str(note, refresh=False)
+        self._bar.update(done - self._bar.n)
+
+    def __enter__(self) -> Progress:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        if self._bar is not None:
+            self._bar.close()
+            self._bar = None
+
+
+def emit(result: dict[str, Any], as_json: bool, lines: Callable[[dict[str, Any]], Sequence[str]]) -> None:
+    """Print a result on stdout, as JSON or as what `lines` makes of it."""
+    click.echo(json.dumps(result) if as_json else "\n".join(lines(result)))
+
+
+def warn(text: str) -> None:
+    """A line on stderr about something that went on regardless."""
+    click.echo(f"warning: {text}", err=True)
+
+
+def warn_skipped(skipped: Sequence[tuple[Path, str]]) -> None:
+    """Name the first few photos that were skipped, and count them all."""
+    for _, reason in skipped[:3]:
+        warn(f"skipped: {reason}")
+    if len(skipped) > 3:
+        warn(f"skipped {len(skipped)} photos in all (--strict makes this an error)")
+
+
+def percent(share: float | None) -> str:
+    """0.8125 as "81.2 %"."""
+    return "n/a" if share is None else f"{100 * share:.1f} %"

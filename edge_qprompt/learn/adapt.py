@@ -1,0 +1,242 @@
+"""The main job: a data set of photos in, a pack and a report out.
+
+The stages are functions of their inputs, so that the command line, a sweep over many settings and
+the tests run the same code. Symbols: N photos, C classes, n learned tokens.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edge_qprompt.backbone import Backbone
+from edge_qprompt.classifier import Classifier, zero_shot
+from edge_qprompt.dataset import Dataset, Photos
+from edge_qprompt.errors import DataError, PromptError
+from edge_qprompt.features import Features, Views, extract
+from edge_qprompt.learn.checkpoint import CheckpointFile
+from edge_qprompt.learn.loop import LoopSettings, Run, learn
+from edge_qprompt.learn.method import Method
+from edge_qprompt.learn.methods import METHODS, MethodSettings
+from edge_qprompt.learn.problem import Problem, initial_context
+from edge_qprompt.learn.threads import threads_for, torch_threads
+from edge_qprompt.metrics import Scores
+from edge_qprompt.pack import Pack, Precision, Section, Tag, names_section
+from edge_qprompt.prompts import name_tokens
+
+Progress = Callable[[str, int, int, str], None]
+
+
+@dataclass(frozen=True)
+class AdaptSettings:
+    """One adaptation.
+
+    Attributes:
+        method: a key of METHODS.
+        n_ctx: learned tokens.
+        shots: training photos a class, at most.
+        views: views of each training photo; 1 is the centre crop alone.
+        strict: an unreadable photo is an error.
+        provenance: note in the pack how it was learned.
+        loop: optimiser, epochs, seed.
+        method_settings: of the method.
+    """
+
+    method: str = "qcoop"
+    n_ctx: int = 4
+    shots: int = 16
+    views: int = 1
+    strict: bool = False
+    provenance: bool = False
+    loop: LoopSettings = field(default_factory=LoopSettings)
+    method_settings: MethodSettings = field(default_factory=MethodSettings)
+
+
+@dataclass(frozen=True)
+class Labelled:
+    """Features and the labels of the photos that could be read, (N,) int64."""
+
+    features: Features
+    labels: NDArray[np.int64]
+
+    @property
+    def centre(self) -> NDArray[np.float32]:
+        """Features of the centre crops, (N, D)."""
+        return self.features.values[:, 0]
+
+
+@dataclass(frozen=True)
+class Accuracy:
+    """Accuracy of the pack and of the hand-written prompt on the same photos, 0 to 1."""
+
+    pack: float
+    zero_shot: float
+    n: int
+
+
+@dataclass
+class Adaptation:
+    """What came out.
+
+    Attributes:
+        pack: ready to save.
+        names: the classes.
+        used, skipped: training photos learned from; path and reason of those that could not be read.
+        run: what the loop did.
+        facts: the method's own numbers.
+        train: accuracy on the photos learned from (their centre crops).
+        held_out: accuracy on the test split, else on training photos beyond the shots, else None.
+        held_out_source: "test", "unused training photos" or None.
+        seconds: by stage.
+    """
+
+    pack: Pack
+    names: tuple[str, ...]
+    used: int
+    skipped: tuple[tuple[Path, str], ...]
+    run: Run
+    facts: dict[str, int]
+    train: Accuracy
+    held_out: Accuracy | None
+    held_out_source: str | None
+    seconds: dict[str, float]
+
+
+def adapt(
+    backbone: Backbone,
+    data: Dataset,
+    settings: AdaptSettings,
+    checkpoint: Path | None = None,
+    *,
+    resume: bool = False,
+    progress: Progress = lambda stage, done, total, note: None,
+) -> Adaptation:
+    """Learn a pack.
+
+    Args:
+        backbone: frozen encoders.
+        data: classes and photos; already reduced to base or new classes where wanted.
+        settings: what to do.
+        checkpoint: file to keep checkpoints in; the caller removes it once the pack is safe.
+        resume: go on from that file.
+        progress: called with stage, done, total and a note.
+
+    Raises:
+        DataError: a class without a readable photo.
+        PromptError: names that do not fit, or an unknown method.
+    """
+    if settings.method not in METHODS:
+        raise PromptError(f"unknown method {settings.method!r}, there are {', '.join(METHODS)}")
+    name_tokens(backbone.tokenizer, data.names, settings.n_ctx)  # fails before minutes of encoding
+    clock = _Clock()
+    shots, spare = data.few_shot(settings.shots, settings.loop.seed)
+    held = data.test or (spare if len(spare) else None)
+    views = Views(settings.views if settings.method != "zero-shot" else 1, settings.loop.seed)
+    train = _encode(backbone, shots, views, settings, "encode photos", progress)
+    _check_every_class(data, train)
+    rest = _encode(backbone, held, Views(), settings, "encode held-out", progress) if held else None
+    clock.lap("encode")
+    by_hand = zero_shot(backbone, data.names, settings.method_settings.template)
+    backbone.close()  # onnxruntime's threads would take turns with torch's
+    method, run = _learn(backbone, data, settings, train, checkpoint, resume, progress)
+    clock.lap("learn")
+    tensors, sections = method.result()
+    precision = Precision[backbone.precision.upper()]
+    sections = (*sections, names_section(data.names))
+    if settings.provenance:
+        sections = (*sections, Section(Tag.PROVENANCE, _provenance(settings, len(train.labels)).encode()))
+    # through the bytes, so that what is measured is what a device will see
+    pack = Pack.decode(Pack(backbone.manifest.short_fingerprint, method.number, precision, tensors, sections).encode())
+    learned = Classifier(backbone, pack)
+    accuracies = [_accuracy(learned, by_hand, part) if part and len(part.labels) else None for part in (train, rest)]
+    clock.lap("check")
+    return Adaptation(
+        pack=pack,
+        names=data.names,
+        used=len(train.labels),
+        skipped=train.features.skipped + (rest.features.skipped if rest else ()),
+        run=run,
+        facts=method.facts(),
+        train=accuracies[0] or Accuracy(0.0, 0.0, 0),
+        held_out=accuracies[1],
+        held_out_source=None if accuracies[1] is None else "test" if data.test else "unused training photos",
+        seconds=clock.seconds,
+    )
+
+
+def _learn(
+    backbone: Backbone,
+    data: Dataset,
+    settings: AdaptSettings,
+    train: Labelled,
+    checkpoint: Path | None,
+    resume: bool,
+    progress: Progress,
+) -> tuple[Method, Run]:
+    problem = Problem.of(backbone, data.names, settings.n_ctx, train.features.values, train.labels)
+    start = initial_context(backbone, settings.n_ctx, settings.loop.seed)
+    method = METHODS[settings.method](problem, start, settings.method_settings)
+    file = CheckpointFile(checkpoint, _digest(backbone, data, settings, train), resume) if checkpoint else None
+
+    def tell(epoch: int, epochs: int, loss: float) -> None:
+        progress("learn", epoch, epochs, f"loss {loss:.3f}")
+
+    with torch_threads(threads_for(problem.tower.work(problem.suffixes, settings.n_ctx))):
+        return method, learn(method, problem.features, problem.labels, settings.loop, file, tell)
+
+
+def _encode(
+    backbone: Backbone, photos: Photos, views: Views, settings: AdaptSettings, stage: str, progress: Progress
+) -> Labelled:
+    def tell(done: int, total: int) -> None:
+        progress(stage, done, total, "")
+
+    features = extract(backbone, photos.paths, views=views, strict=settings.strict, progress=tell)
+    return Labelled(features, np.array(photos.labels, np.int64)[features.kept])
+
+
+def _provenance(settings: AdaptSettings, photos: int) -> str:
+    """One line without a clock in it: the same command must give the same bytes."""
+    loop = settings.loop
+    return (
+        f"{photos} photos, {settings.shots} shots, {settings.views} views, {loop.epochs} epochs, lr {loop.lr:g}, seed {loop.seed}"
+    )
+
+
+def _check_every_class(data: Dataset, train: Labelled) -> None:
+    counts = np.bincount(train.labels, minlength=len(data.names))
+    if empty := [name for name, count in zip(data.names, counts, strict=True) if not count]:
+        raise DataError(f"no readable training photo of {', '.join(empty[:5])}: add some, or remove the class")
+
+
+def _accuracy(learned: Classifier, by_hand: Classifier, part: Labelled) -> Accuracy:
+    scores = [Scores.of(classifier.probabilities(part.centre), part.labels) for classifier in (learned, by_hand)]
+    return Accuracy(scores[0].accuracy, scores[1].accuracy, scores[0].n)
+
+
+def _digest(backbone: Backbone, data: Dataset, settings: AdaptSettings, train: Labelled) -> str:
+    """Of everything that decides the result; what only decides how it is watched is left out."""
+    decisive = {**asdict(settings), "loop": {**asdict(settings.loop), "checkpoint_seconds": None}}
+    facts = [backbone.manifest.fingerprint, backbone.precision, data.names, decisive]
+    digest = hashlib.sha256(json.dumps(facts, sort_keys=True).encode())
+    digest.update(train.features.values.tobytes() + train.labels.tobytes())
+    return digest.hexdigest()
+
+
+@dataclass
+class _Clock:
+    """Seconds by stage."""
+
+    seconds: dict[str, float] = field(default_factory=dict)
+    last: float = field(default_factory=time.perf_counter)
+
+    def lap(self, stage: str) -> None:
+        now = time.perf_counter()
+        self.seconds[stage], self.last = now - self.last, now

@@ -1,0 +1,47 @@
+"""CoOp: a learned context in front of every class name. Source: Zhou et al. (arXiv 2109.01134)."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from edge_qprompt.learn.problem import Problem
+from edge_qprompt.pack import Method as MethodNumber
+from edge_qprompt.pack import PackTensor, Role, Section
+
+
+class CoOp:
+    """Method `coop`.
+
+    Args:
+        problem: what to learn from.
+        ctx: (n, W) where to start.
+    """
+
+    number = MethodNumber.COOP
+
+    def __init__(self, problem: Problem, ctx: Tensor) -> None:
+        self._problem = problem
+        self._ctx = ctx.clone().requires_grad_()
+        self.parameters = {"ctx": self._ctx}
+
+    def loss(self, features: Tensor, labels: Tensor) -> Tensor:
+        """Cross-entropy under the context as it is."""
+        return self._problem.cross_entropy(self._ctx, features, labels)
+
+    def after_step(self, step: int) -> None:
+        """Nothing to do."""
+
+    def result(self) -> tuple[tuple[PackTensor, ...], tuple[Section, ...]]:
+        """The context as float16."""
+        return (PackTensor.raw(Role.CTX, self._ctx.detach().numpy()),), ()
+
+    def state(self) -> dict[str, Tensor]:
+        """Nothing but the parameters."""
+        return {}
+
+    def load(self, state: dict[str, Tensor]) -> None:
+        """Nothing but the parameters."""
+
+    def facts(self) -> dict[str, int]:
+        """Nothing to report."""
+        return {}

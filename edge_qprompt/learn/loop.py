@@ -1,0 +1,148 @@
+"""The training loop: every method, one optimiser, resumable at each epoch.
+
+Settings are CoOp's (arXiv 2109.01134 and its released configuration): SGD with momentum, one
+warm-up epoch, then cosine annealing by epoch. The order of the photos and the choice of views are
+functions of seed and epoch, so a resumed run does what an uninterrupted one would have done.
+Symbols: N photos, V views, B photos a batch, D dimensions of a feature.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from edge_qprompt.errors import EdgeQPromptError
+from edge_qprompt.learn.checkpoint import Checkpoint, CheckpointFile
+from edge_qprompt.learn.method import Method
+
+Progress = Callable[[int, int, float], None]
+
+
+@dataclass(frozen=True)
+class LoopSettings:
+    """How to learn.
+
+    Attributes:
+        epochs: passes over the photos; 0 keeps the initial prompt.
+        batch: photos a step.
+        lr: peak learning rate of SGD.
+        warmup_lr: learning rate of the first epoch.
+        momentum, weight_decay: of SGD.
+        seed: order of the photos and choice of views.
+        checkpoint_seconds: least time between two checkpoints.
+    """
+
+    epochs: int = 200
+    batch: int = 32
+    lr: float = 0.002
+    warmup_lr: float = 1e-5
+    momentum: float = 0.9
+    weight_decay: float = 5e-4
+    seed: int = 1
+    checkpoint_seconds: float = 5.0
+
+    def __post_init__(self) -> None:
+        if self.epochs < 0 or self.batch < 1 or not 0 < self.lr < math.inf:
+            raise ValueError(f"epochs must be 0 or more, batch at least 1, lr above 0: {self}")
+
+    def rate(self, epoch: int) -> float:
+        """Learning rate of an epoch, from 0."""
+        if epoch == 0 and self.epochs > 1:
+            return self.warmup_lr
+        return self.lr * (1 + math.cos(math.pi * epoch / self.epochs)) / 2
+
+
+@dataclass
+class Run:
+    """What the loop did.
+
+    Attributes:
+        steps: optimiser steps, those before a resume included.
+        losses: mean loss of each epoch.
+        resumed_at: epoch at which a checkpoint was taken up, or None.
+    """
+
+    steps: int = 0
+    losses: list[float] = field(default_factory=list)
+    resumed_at: int | None = None
+
+
+def learn(
+    method: Method,
+    features: Tensor,
+    labels: Tensor,
+    settings: LoopSettings,
+    checkpoints: CheckpointFile | None = None,
+    progress: Progress = lambda epoch, epochs, loss: None,
+) -> Run:
+    """Train `method` in place.
+
+    Args:
+        method: what to train.
+        features: (N, V, D) float32.
+        labels: (N,) int64.
+        settings: how.
+        checkpoints: where to resume from and keep checkpoints; None keeps none.
+        progress: called after each epoch with epochs done, epochs in all and the mean loss.
+
+    Raises:
+        EdgeQPromptError: the loss stopped being a number.
+        CheckpointError: the checkpoint is damaged or of another run.
+    """
+    run = Run()
+    if not method.parameters:
+        return run
+    optimiser = torch.optim.SGD(method.parameters.values(), settings.lr, settings.momentum, weight_decay=settings.weight_decay)
+    if checkpoints and (found := checkpoints.read()):
+        run = _restore(method, optimiser, found)
+    saved = time.monotonic()
+    for epoch in range(len(run.losses), settings.epochs):
+        run.losses.append(_epoch(method, optimiser, features, labels, settings, epoch, run))
+        progress(epoch + 1, settings.epochs, run.losses[-1])
+        if checkpoints and time.monotonic() - saved >= settings.checkpoint_seconds:
+            checkpoints.write(_capture(method, optimiser, run))
+            saved = time.monotonic()
+    return run
+
+
+def _epoch(
+    method: Method, optimiser: torch.optim.SGD, features: Tensor, labels: Tensor, settings: LoopSettings, epoch: int, run: Run
+) -> float:
+    """One pass; returns the mean loss."""
+    n, views = features.shape[:2]
+    rng = np.random.default_rng([settings.seed, epoch])
+    order, view = torch.from_numpy(rng.permutation(n)), torch.from_numpy(rng.integers(views, size=n))
+    for group in optimiser.param_groups:
+        group["lr"] = settings.rate(epoch)
+    total = 0.0
+    for start in range(0, n, settings.batch):
+        rows = order[start : start + settings.batch]
+        loss = method.loss(features[rows, view[rows]], labels[rows])  # features (B, D)
+        if not math.isfinite(value := loss.item()):
+            raise EdgeQPromptError(f"learning diverged in epoch {epoch + 1}, the loss is {value}: try a lower --lr")
+        optimiser.zero_grad(set_to_none=True)
+        loss.backward()  # type: ignore[no-untyped-call]
+        optimiser.step()
+        run.steps += 1
+        method.after_step(run.steps)
+        total += value * len(rows)
+    return total / n
+
+
+def _capture(method: Method, optimiser: torch.optim.SGD, run: Run) -> Checkpoint:
+    momenta = {name: optimiser.state[p]["momentum_buffer"] for name, p in method.parameters.items()}
+    return Checkpoint(dict(method.parameters), momenta, method.state(), run.steps, run.losses)
+
+
+def _restore(method: Method, optimiser: torch.optim.SGD, found: Checkpoint) -> Run:
+    for name, parameter in method.parameters.items():
+        parameter.data.copy_(found.parameters[name])
+        optimiser.state[parameter]["momentum_buffer"] = found.momenta[name].clone()
+    method.load(found.method)
+    return Run(found.steps, list(found.losses), len(found.losses))

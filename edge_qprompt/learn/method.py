@@ -1,0 +1,40 @@
+"""What the loop asks of a method. The next method is a file that has these, and a line in `methods`."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+from torch import Tensor
+
+from edge_qprompt.pack import Method as MethodNumber
+from edge_qprompt.pack import PackTensor, Section
+
+
+class Method(Protocol):
+    """One way of learning a task.
+
+    Attributes:
+        number: how the pack names it.
+        parameters: what the optimiser moves, by name; empty for a method that does not learn.
+    """
+
+    number: MethodNumber
+    parameters: dict[str, Tensor]
+
+    def loss(self, features: Tensor, labels: Tensor) -> Tensor:
+        """Scalar to minimise, for features (B, D) and labels (B,)."""
+
+    def after_step(self, step: int) -> None:
+        """Called when the optimiser has made its `step`-th step, from 1."""
+
+    def result(self) -> tuple[tuple[PackTensor, ...], tuple[Section, ...]]:
+        """Tensors and essential sections of the pack."""
+
+    def state(self) -> dict[str, Tensor]:
+        """What a checkpoint must keep besides the parameters."""
+
+    def load(self, state: dict[str, Tensor]) -> None:
+        """Take over what `state` gave."""
+
+    def facts(self) -> dict[str, int]:
+        """Numbers for the report, e.g. re-clusterings."""

@@ -1,0 +1,56 @@
+"""QCoOp: CoOp through a quantizer, so that the context is learned as it will be stored.
+
+Source: Hao et al., Quantized Prompt (arXiv 2407.10704).
+"""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from edge_qprompt.learn.problem import Problem
+from edge_qprompt.learn.straight_through import StraightThrough
+from edge_qprompt.pack import Method as MethodNumber
+from edge_qprompt.pack import PackTensor, Role, Section
+from edge_qprompt.quantizer import ClusterSettings
+
+
+class QCoOp:
+    """Method `qcoop`.
+
+    Args:
+        problem: what to learn from.
+        ctx: (n, W) where to start.
+        settings: bits, and when to cluster again.
+    """
+
+    number = MethodNumber.QCOOP
+
+    def __init__(self, problem: Problem, ctx: Tensor, settings: ClusterSettings) -> None:
+        self._problem = problem
+        self._ctx = ctx.clone().requires_grad_()
+        self._quantizer = StraightThrough(ctx, settings)
+        self.parameters = {"ctx": self._ctx}
+
+    def loss(self, features: Tensor, labels: Tensor) -> Tensor:
+        """Cross-entropy under the quantized context."""
+        return self._problem.cross_entropy(self._quantizer(self._ctx), features, labels)
+
+    def after_step(self, step: int) -> None:
+        """Look whether to cluster again."""
+        self._quantizer.look(self._ctx, step)
+
+    def result(self) -> tuple[tuple[PackTensor, ...], tuple[Section, ...]]:
+        """Indexes and codebook."""
+        return (PackTensor.quantized(Role.CTX, self._quantizer.quantize(self._ctx)),), ()
+
+    def state(self) -> dict[str, Tensor]:
+        """The quantizer's centres and histogram."""
+        return self._quantizer.state()
+
+    def load(self, state: dict[str, Tensor]) -> None:
+        """The inverse of `state`."""
+        self._quantizer.load(state)
+
+    def facts(self) -> dict[str, int]:
+        """How often the centres were fitted again."""
+        return {"reclusterings": self._quantizer.clustering.fired}

@@ -1,0 +1,235 @@
+"""The frozen text tower with a gradient to the prompt, at the cost of the class names alone.
+
+A CoOp step costs one pass of the text tower over C prompts "SOT ctx name . EOT". The reference
+runs 77 tokens a class; this runs only what differs between classes, and gets the same numbers:
+
+* stop at EOT: the tower is causal, so what follows EOT is never seen;
+* share the prefix: SOT and ctx come first and are the same for all classes, so their residual
+  stream, keys and values are computed once;
+* no padding: all other tokens of all classes stand in one matrix (M, W) for every linear layer,
+  sorted by length so that the classes of one length are a contiguous view for attention;
+* the last layer computes queries and MLP for EOT alone: nothing else of it is read.
+
+Weights never get a gradient. Source of the architecture: CLIP (arXiv 2103.00020) as in open_clip,
+against which values and gradients are tested.
+
+Symbols: C classes, n learned tokens, P = 1 + n tokens of the prefix, M tokens of all suffixes,
+L tokens of one suffix, W width, H heads, d = W / H, D dimensions of a feature.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from edge_qprompt.manifest import TextConfig
+from edge_qprompt.weights import TextWeights
+
+QUICK_GELU = 1.702
+
+
+@dataclass(frozen=True)
+class Linear:
+    """A frozen x W^T + b."""
+
+    weight: Tensor
+    bias: Tensor
+
+    def __call__(self, x: Tensor) -> Tensor:
+        return F.linear(x, self.weight, self.bias)
+
+    def rows(self, start: int, end: int) -> Linear:
+        """The part that makes outputs start to end."""
+        return Linear(self.weight[start:end], self.bias[start:end])
+
+
+@dataclass(frozen=True)
+class LayerNorm:
+    """A frozen LayerNorm over the last axis."""
+
+    weight: Tensor
+    bias: Tensor
+    eps: float
+
+    def __call__(self, x: Tensor) -> Tensor:
+        return F.layer_norm(x, self.weight.shape, self.weight, self.bias, self.eps)
+
+
+@dataclass(frozen=True)
+class Block:
+    """One residual attention block."""
+
+    ln_1: LayerNorm
+    qkv: Linear
+    out: Linear
+    ln_2: LayerNorm
+    fc: Linear
+    proj: Linear
+    activation: str
+
+    def mlp(self, x: Tensor) -> Tensor:
+        """x + MLP(LN(x)), any leading shape."""
+        h = self.fc(self.ln_2(x))
+        h = F.gelu(h) if self.activation == "gelu" else h * torch.sigmoid(QUICK_GELU * h)
+        return x + self.proj(h)
+
+
+@dataclass(frozen=True)
+class Group:
+    """Classes with suffixes of one length: rows start to start + count * length of the suffix matrix."""
+
+    start: int
+    count: int
+    length: int
+
+    @property
+    def end(self) -> int:
+        """One past the last row."""
+        return self.start + self.count * self.length
+
+
+@dataclass(frozen=True)
+class Suffixes:
+    """What stands behind the prefix, for all classes, packed.
+
+    Attributes:
+        vectors: (M, W), token vectors with their positions added, classes sorted by length.
+        groups: in row order.
+        eot: (C,) rows of the EOT tokens, in the sorted order of the classes.
+        order: (C,) such that features_sorted[order] is in the caller's order.
+    """
+
+    vectors: Tensor
+    groups: tuple[Group, ...]
+    eot: Tensor
+    order: Tensor
+
+
+class TextTower:
+    """Frozen text tower in float32.
+
+    Args:
+        weights: an open text.safetensors.
+        config: of the tower.
+    """
+
+    def __init__(self, weights: TextWeights, config: TextConfig) -> None:
+        self.config = config
+        self._weights = weights
+        self.blocks = [self._block(f"transformer.resblocks.{i}") for i in range(config.layers)]
+        self.ln_final = self._layer_norm("ln_final")
+        self.projection = self._tensor("text_projection")  # (W, D)
+        self.positions = self._tensor("positional_embedding")  # (context, W)
+        self.sot = self.token_vectors([config.sot]) + self.positions[:1]  # (1, W)
+
+    def work(self, suffixes: Suffixes, n_ctx: int) -> float:
+        """Floating-point operations of one forward and backward pass, matrix products of the blocks only."""
+        weights = sum(linear.weight.numel() for b in self.blocks for linear in (b.qkv, b.out, b.fc, b.proj))
+        return 2.0 * 2.0 * weights * (1 + n_ctx + len(suffixes.vectors))
+
+    def token_vectors(self, ids: Sequence[int]) -> Tensor:
+        """Rows of the token table without positions, (len(ids), W)."""
+        return torch.from_numpy(self._weights.token_vectors(ids))
+
+    def suffixes(self, rows: Sequence[Sequence[int]], n_ctx: int) -> Suffixes:
+        """Pack what follows SOT and n_ctx learned tokens.
+
+        Args:
+            rows: token ids of each class without SOT and EOT; checked to fit by the tokenizer.
+            n_ctx: learned tokens.
+        """
+        full = [[*row, self.config.eot] for row in rows]
+        sort = np.argsort([len(row) for row in full], kind="stable")
+        lengths = np.array([len(full[i]) for i in sort])
+        starts = np.cumsum(lengths) - lengths
+        positions = np.concatenate([np.arange(length) for length in lengths]) + 1 + n_ctx
+        vectors = self.token_vectors([token for i in sort for token in full[i]]) + self.positions[positions]
+        kinds, firsts, counts = np.unique(lengths, return_index=True, return_counts=True)
+        groups = (Group(int(starts[i]), int(n), int(length)) for length, i, n in zip(kinds, firsts, counts, strict=True))
+        return Suffixes(vectors, tuple(groups), torch.from_numpy(starts + lengths - 1), torch.from_numpy(np.argsort(sort)))
+
+    def __call__(self, ctx: Tensor, suffixes: Suffixes) -> Tensor:
+        """Class features.
+
+        Args:
+            ctx: (n, W) learned tokens.
+            suffixes: made for the same n.
+
+        Returns:
+            (C, D), unit length, in the caller's order of classes, with a gradient to ctx.
+        """
+        n_prefix = 1 + len(ctx)
+        prefix = torch.cat([self.sot, ctx + self.positions[1:n_prefix]])  # (P, W)
+        x = torch.cat([prefix, suffixes.vectors])  # (P + M, W)
+        for block in self.blocks[:-1]:
+            x = self._layer(block, x, n_prefix, suffixes.groups)
+        pooled = self._last_layer(self.blocks[-1], x, n_prefix, suffixes)  # (C, W)
+        features = self.ln_final(pooled) @ self.projection  # (C, D)
+        return F.normalize(features, dim=-1)[suffixes.order]
+
+    def _layer(self, block: Block, x: Tensor, n_prefix: int, groups: tuple[Group, ...]) -> Tensor:
+        qkv = self._split(block.qkv(block.ln_1(x)), 3)  # 3 x (P + M, H, d)
+        q, k, v = qkv
+        prefix = [t[:n_prefix].transpose(0, 1) for t in qkv]  # 3 x (H, P, d)
+        parts = [F.scaled_dot_product_attention(*(t[None] for t in prefix), is_causal=True)[0].transpose(0, 1)]  # (P, H, d)
+        for group in groups:
+            span = slice(n_prefix + group.start, n_prefix + group.end)
+            keys, values = self._behind(k, prefix[1], span, group), self._behind(v, prefix[2], span, group)
+            queries = self._by_class(q[span], group)  # (c, H, L, d)
+            mask = torch.ones(group.length, n_prefix + group.length, dtype=torch.bool).tril(n_prefix)
+            mixed = F.scaled_dot_product_attention(queries, keys, values, attn_mask=mask)  # (c, H, L, d)
+            parts.append(mixed.transpose(1, 2).reshape(group.count * group.length, *q.shape[1:]))  # (c L, H, d)
+        x = x + block.out(torch.cat(parts).flatten(1))  # (P + M, W)
+        return block.mlp(x)
+
+    def _last_layer(self, block: Block, x: Tensor, n_prefix: int, suffixes: Suffixes) -> Tensor:
+        """The block's output at EOT only, (C, W)."""
+        width, rows = self.config.width, suffixes.eot + n_prefix
+        h = block.ln_1(x)
+        q = self._split(block.qkv.rows(0, width)(h[rows]), 1)[0]  # (C, H, d)
+        k, v = self._split(block.qkv.rows(width, 3 * width)(h), 2)  # (P + M, H, d)
+        prefix_k, prefix_v = k[:n_prefix].transpose(0, 1), v[:n_prefix].transpose(0, 1)  # (H, P, d)
+        parts, done = [], 0
+        for group in suffixes.groups:
+            span = slice(n_prefix + group.start, n_prefix + group.end)
+            keys, values = self._behind(k, prefix_k, span, group), self._behind(v, prefix_v, span, group)
+            queries = q[done : done + group.count, :, None]  # (c, H, 1, d)
+            done += group.count
+            parts.append(F.scaled_dot_product_attention(queries, keys, values)[:, :, 0])  # (c, H, d)
+        return block.mlp(x[rows] + block.out(torch.cat(parts).flatten(1)))
+
+    def _split(self, x: Tensor, count: int) -> tuple[Tensor, ...]:
+        return x.view(len(x), count, self.config.heads, -1).unbind(1)  # count x (rows, H, d)
+
+    def _behind(self, x: Tensor, prefix: Tensor, span: slice, group: Group) -> Tensor:
+        """Keys or values of a group with the shared prefix before them, (c, H, P + L, d)."""
+        shared = prefix[None].expand(group.count, -1, -1, -1)  # (c, H, P, d)
+        return torch.cat([shared, self._by_class(x[span], group)], dim=2)
+
+    def _by_class(self, x: Tensor, group: Group) -> Tensor:
+        return x.view(group.count, group.length, *x.shape[1:]).transpose(1, 2)  # (c, H, L, d)
+
+    def _tensor(self, name: str) -> Tensor:
+        return torch.from_numpy(self._weights.tensor(name))
+
+    def _linear(self, weight: str, bias: str) -> Linear:
+        return Linear(self._tensor(weight), self._tensor(bias))
+
+    def _layer_norm(self, prefix: str) -> LayerNorm:
+        return LayerNorm(self._tensor(f"{prefix}.weight"), self._tensor(f"{prefix}.bias"), self.config.layer_norm_eps)
+
+    def _block(self, prefix: str) -> Block:
+        return Block(
+            self._layer_norm(f"{prefix}.ln_1"),
+            self._linear(f"{prefix}.attn.in_proj_weight", f"{prefix}.attn.in_proj_bias"),
+            self._linear(f"{prefix}.attn.out_proj.weight", f"{prefix}.attn.out_proj.bias"),
+            self._layer_norm(f"{prefix}.ln_2"),
+            self._linear(f"{prefix}.mlp.c_fc.weight", f"{prefix}.mlp.c_fc.bias"),
+            self._linear(f"{prefix}.mlp.c_proj.weight", f"{prefix}.mlp.c_proj.bias"),
+            self.config.activation,
+        )

@@ -1,0 +1,94 @@
+"""The whole export: a loaded model in, a checked backbone folder out, or none."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from edge_qprompt import manifest as fmt
+from edge_qprompt.backbone import Backbone
+from edge_qprompt.manifest import Manifest, PrecisionRecord
+from exporter import gates
+from exporter.folder import fingerprint, new_folder, write_manifest, write_text
+from exporter.gates import Sample
+from exporter.image_graph import write_image_graph
+from exporter.int8 import write_int8
+from exporter.source import Source
+
+Report = Callable[[str], None]
+
+
+def export(
+    source: Source,
+    target: Path,
+    photos: Sequence[Path],
+    names: Sequence[str],
+    *,
+    int8: bool,
+    replace: bool,
+    report: Report,
+    warn: Report,
+) -> Manifest:
+    """Write a backbone folder.
+
+    Args:
+        source: of `source.load`.
+        target: the folder; it appears when all is written and checked.
+        photos: to calibrate and to measure on.
+        names: class names to measure with.
+        int8: also write the image encoder in int8, if it passes its gate.
+        replace: an older backbone folder at `target` goes.
+        report: takes lines of progress.
+        warn: takes what the user must know.
+
+    Raises:
+        ExportError: the model cannot be exported, or the exported one is not the same model.
+    """
+    with new_folder(target, replace=replace) as work:
+        report(f"{source.name}: running the source model on {len(photos)} photos")
+        sample = gates.take_sample(source, photos, names, warn)
+        report("text encoder")
+        (work / fmt.TOKENIZER).write_bytes(source.tokenizer)
+        write_text(work, source.text_tensors, source.text, source.embed_dim)
+        report(f"text encoder: smallest cosine {gates.check_text(work, source, names):.6f}")
+        report("image encoder")
+        write_image_graph(work, source.visual, source.preprocess.size, source.embed_dim)
+        precisions = {"fp32": gates.measure(work, "fp32", sample)}
+        gates.check_image(precisions["fp32"])
+        report(f"image encoder: {gates.describe(precisions['fp32'])}")
+        if int8:
+            precisions |= _int8(work, sample, report, warn)
+        manifest = _manifest(work, source, precisions)
+        Backbone.open(work).verify()
+        return manifest
+
+
+def _int8(folder: Path, sample: Sample, report: Report, warn: Report) -> dict[str, PrecisionRecord]:
+    """The record of image.int8.onnx by name, empty if there is none."""
+    report("int8 image encoder")
+    result = write_int8(folder, sample.pixels, lambda: gates.measure(folder, "int8", sample), gates.accepts_int8, report)
+    float_part = f"; {result.in_float} of {result.nodes} layers left in float" if result.in_float else ""
+    figures = f"{gates.describe(result.record)}{float_part}"
+    if not result.written:
+        warn(
+            f"no int8 image encoder was written, the best had: {figures} "
+            f"(wanted {gates.MIN_COSINE_INT8} and {gates.MIN_AGREEMENT_INT8:.0%}). The backbone works in fp32"
+        )
+        return {}
+    report(f"int8 image encoder: {figures}")
+    return {"int8": result.record}
+
+
+def _manifest(folder: Path, source: Source, precisions: dict[str, PrecisionRecord]) -> Manifest:
+    return write_manifest(
+        folder,
+        name=source.name,
+        source=source.origin,
+        licence=source.licence,
+        fingerprint=fingerprint(source.tensors, source.tokenizer, source.preprocess, source.text, source.logit_scale),
+        embed_dim=source.embed_dim,
+        logit_scale=source.logit_scale,
+        preprocess=source.preprocess,
+        text=source.text,
+        precisions=precisions,
+    )

@@ -1,0 +1,139 @@
+"""Parity gates: is what was exported the model that it came from? Measured on real photos and names.
+
+Symbols: N photos, C class names, S pixels a side, D dimensions of a feature.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edge_qprompt import manifest as fmt
+from edge_qprompt.errors import ExportError, PhotoError
+from edge_qprompt.manifest import PrecisionRecord
+from edge_qprompt.photo import decode_photo, read_photo, to_pixels
+from edge_qprompt.prompts import DEFAULT_TEMPLATE, TextEncoder
+from edge_qprompt.session import Session
+from edge_qprompt.tokenizer import Tokenizer
+from edge_qprompt.weights import TextWeights
+from exporter.source import Source
+
+MIN_COSINE = 0.9999
+MIN_COSINE_INT8 = 0.99
+MIN_AGREEMENT_INT8 = 0.98
+BATCHES = (1, 2, 7)  # a batch that was baked in at export fails at the second
+# what class names may look like, beside those of the photos
+HARD_NAMES = ("T-shirt/top", "café au lait", "3 men's 100% cotton", "don't", "two   spaces", "Ångström", "日本語", "a.b,c;d")
+
+Array = NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class Sample:
+    """What exported encoders are measured on.
+
+    Attributes:
+        pixels: (N, 3, S, S), of this project's own preprocessing.
+        features: (N, D), the source's for the same photos through its own preprocessing.
+        classes: (C, D), the source's for the class names.
+    """
+
+    pixels: Array
+    features: Array
+    classes: Array
+
+
+def take_sample(source: Source, photos: Sequence[Path], names: Sequence[str], warn: Callable[[str], None]) -> Sample:
+    """Run the source on photos and class names.
+
+    Raises:
+        ExportError: none of the photos can be read.
+    """
+    ours, theirs, unread = [], [], []
+    for path in photos:
+        try:
+            photo = decode_photo(read_photo(path), str(path))
+        except PhotoError as error:
+            unread.append(str(error))
+            continue
+        ours.append(to_pixels(photo, source.preprocess))
+        theirs.append(source.reference.pixels(photo))
+    if not ours:
+        raise ExportError(f"none of the {len(unread)} photos can be read, the first: {unread[0]}: give others with --photos")
+    if unread:
+        warn(f"{len(unread)} of {len(photos)} photos cannot be read and are left out, the first: {unread[0]}")
+    texts = [DEFAULT_TEMPLATE.replace("{}", name) for name in names]
+    return Sample(np.stack(ours), source.reference.image_features(np.stack(theirs)), source.reference.text_features(texts))
+
+
+def measure(folder: Path, precision: str, sample: Sample) -> PrecisionRecord:
+    """Compare the image encoder in `folder` with the source."""
+    session = Session(folder / fmt.image_onnx(precision), stored_low=precision == "fp32")
+    features, sizes, start = [], itertools.cycle(BATCHES), 0
+    while start < len(sample.pixels):
+        size = next(sizes)
+        features.append(session.run({"pixels": sample.pixels[start : start + size]}))
+        start += size
+    got = np.concatenate(features)  # (N, D)
+    same = (got @ sample.classes.T).argmax(axis=1) == (sample.features @ sample.classes.T).argmax(axis=1)
+    return PrecisionRecord(_cosine(got, sample.features), float(same.mean()), len(got))
+
+
+def check_image(record: PrecisionRecord) -> None:
+    """The gate of image.fp32.onnx.
+
+    Raises:
+        ExportError: it is not the source's image encoder; gives the figures.
+    """
+    if not (record.cosine >= MIN_COSINE and record.top1_agreement == 1):  # so that NaN fails
+        raise ExportError(
+            f"the exported image encoder is not the source's: {describe(record)}, wanted at least {MIN_COSINE} and 100%; "
+            "nothing was written. Try another version of torch, and please report the model"
+        )
+
+
+def accepts_int8(record: PrecisionRecord) -> bool:
+    """The gate of image.int8.onnx."""
+    return record.cosine >= MIN_COSINE_INT8 and record.top1_agreement >= MIN_AGREEMENT_INT8
+
+
+def check_text(folder: Path, source: Source, names: Sequence[str]) -> float:
+    """The gate of tokenizer.json, text.safetensors and text.onnx.
+
+    Returns:
+        The smallest cosine between a class feature and the source's.
+
+    Raises:
+        ExportError: names the text that is tokenized otherwise, or gives the figure.
+    """
+    tokenizer = Tokenizer(folder / fmt.TOKENIZER, source.text)
+    texts = [DEFAULT_TEMPLATE.replace("{}", name) for name in (*names, *HARD_NAMES)]
+    for text in texts:
+        got, wanted = tokenizer.encode(text), source.reference.tokens(text)
+        if got != wanted:
+            raise ExportError(f"the exported tokenizer makes {got} of {text!r}, open_clip {wanted}: please report this")
+    session = Session(folder / fmt.TEXT_ONNX, stored_low=True)
+    encoder = TextEncoder(tokenizer, TextWeights(folder / fmt.TEXT_WEIGHTS), session)
+    cosine = _cosine(encoder.from_template((*names, *HARD_NAMES)), source.reference.text_features(texts))
+    if not cosine >= MIN_COSINE:
+        raise ExportError(
+            f"the exported text encoder is not the source's: smallest cosine {cosine:.6f} over {len(texts)} texts, "
+            f"wanted at least {MIN_COSINE}; nothing was written. Please report the model"
+        )
+    return cosine
+
+
+def describe(record: PrecisionRecord) -> str:
+    """The figures in words."""
+    return f"smallest cosine {record.cosine:.6f}, same label for {record.top1_agreement:.1%} of {record.photos} photos"
+
+
+def _cosine(got: Array, wanted: Array) -> float:
+    """The smallest cosine between rows; both (N, D), unit length or near it."""
+    lengths = np.linalg.norm(got, axis=1) * np.linalg.norm(wanted, axis=1)
+    return float(((got * wanted).sum(axis=1) / lengths).min())

@@ -1,0 +1,1 @@
+"""The FastAPI server: a catalogue of tasks and packs, and classification. Never imports torch."""
