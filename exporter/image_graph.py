@@ -34,7 +34,7 @@ class UnitFeatures(torch.nn.Module):
     def forward(self, pixels: torch.Tensor) -> torch.Tensor:
         """(B, 3, S, S) to (B, D)."""
         features: torch.Tensor = self.tower(pixels)
-        return features / features.norm(dim=-1, keepdim=True)
+        return torch.div(features, features.norm(dim=-1, keepdim=True))
 
 
 def write_image_graph(folder: Path, tower: torch.nn.Module, size: int, embed_dim: int) -> None:

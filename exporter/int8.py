@@ -94,4 +94,5 @@ def rank(graph: Int8Graph, reference: Path, pixels: Array) -> list[str]:
 
 def _spread(pixels: Array, count: int) -> Array:
     """At most `count` photos, evenly spread over all."""
-    return pixels[np.unique(np.linspace(0, len(pixels) - 1, count).round().astype(int))]
+    chosen: Array = pixels[np.unique(np.linspace(0, len(pixels) - 1, count).round().astype(int))]
+    return chosen

@@ -34,7 +34,8 @@ from exporter.torchvision_schemas import define_missing_schemas
 
 MAX_CONFIG_BYTES = 1 << 20
 MAX_REASON_CHARS = 500  # torch lists every missing key
-ARCHIVE_EXTRAS = ("input_resolution", "context_length", "vocab_size")  # in OpenAI's archives beside the weights
+OPENAI_MARK = "input_resolution"  # only OpenAI's archives have it
+ARCHIVE_EXTRAS = (OPENAI_MARK, "context_length", "vocab_size", "attn_mask")  # beside the weights
 TEXT_PREFIXES = ("token_embedding.", "positional_embedding", "transformer.", "ln_final.", "text_projection")
 PREPROCESS_KEYS = ("mean", "std", "interpolation", "resize_mode", "fill_color")
 REFERENCE_BATCH = 16  # bounds the memory of the reference's activations
@@ -56,7 +57,7 @@ class Reference:
     def image_features(self, pixels: Array) -> Array:
         """(B, 3, S, S) float32 to unit features (B, D)."""
         with torch.inference_mode():
-            parts = torch.from_numpy(pixels).split(REFERENCE_BATCH)
+            parts = torch.split(torch.from_numpy(pixels), REFERENCE_BATCH)
             return np.asarray(torch.cat([self._model.encode_image(part, normalize=True) for part in parts]).numpy())
 
     def text_features(self, texts: Sequence[str]) -> Array:
@@ -217,11 +218,11 @@ def _load_weights(open_clip: Any, model: Any, path: Path, *, quick_gelu: bool) -
         if not _is_torchscript(path):
             open_clip.load_checkpoint(model, str(path), strict=True, weights_only=True)
             return
-        if not quick_gelu:
-            raise ExportError(f"{path.name} is one of OpenAI's archives, trained with QuickGELU: use the model's -quickgelu name")
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # TorchScript is deprecated, OpenAI's files stay what they are
-            state = torch.jit.load(str(path), map_location="cpu").state_dict()
+            state = torch.jit.load(str(path), map_location="cpu").state_dict()  # type: ignore[no-untyped-call]
+        if OPENAI_MARK in state and not quick_gelu:
+            raise ExportError(f"{path.name} is one of OpenAI's archives, trained with QuickGELU: use the model's -quickgelu name")
         model.load_state_dict({key: value for key, value in state.items() if key not in ARCHIVE_EXTRAS}, strict=True)
     except ExportError:
         raise

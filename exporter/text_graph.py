@@ -45,7 +45,7 @@ class Graph:
     def op(self, kind: str, *inputs: str, **attributes: Any) -> str:
         """Append a node with one output and return that output's name."""
         output = f"{kind}_{len(self.nodes)}"
-        self.nodes.append(helper.make_node(kind, list(inputs), [output], **attributes))
+        self.nodes.append(helper.make_node(kind, list(inputs), [output], name=output, **attributes))
         return output
 
     def constant(self, value: Any, dtype: Any = np.int64) -> str:
@@ -103,7 +103,7 @@ def write_text_graph(folder: Path, config: TextConfig, embed_dim: int) -> None:
     pooled = g.op("GatherND", x, g.op("Unsqueeze", "eot", g.constant([1])), batch_dims=1)  # (C, W)
     features = g.op("MatMul", g.layer_norm(pooled, "ln_final", config.layer_norm_eps), g.weight("text_projection"))
     norm = g.op("ReduceL2", features, g.constant([-1]), keepdims=1)
-    g.nodes.append(helper.make_node("Div", [features, norm], ["features"]))
+    g.nodes.append(helper.make_node("Div", [features, norm], ["features"], name="features"))
     graph = helper.make_graph(
         g.nodes,
         "text",

@@ -27,10 +27,10 @@ def define_missing_schemas() -> None:
         return
     for binary in Path(found.origin).parent.glob("_C*"):  # what torchvision itself would load
         try:
-            torch.ops.load_library(binary)
+            torch.ops.load_library(binary)  # type: ignore[no-untyped-call]
         except OSError:
             continue
     if not hasattr(torch.ops.torchvision, "nms"):
-        _library = torch.library.Library("torchvision", "FRAGMENT")
+        _library = torch.library.Library("torchvision", "FRAGMENT")  # type: ignore[no-untyped-call]
         for schema in SCHEMAS:
-            _library.define(schema)
+            _library.define(schema)  # type: ignore[no-untyped-call]

@@ -45,7 +45,7 @@ class LoopSettings:
     momentum: float = 0.9
     weight_decay: float = 5e-4
     seed: int = 1
-    checkpoint_seconds: float = 5.0
+    checkpoint_seconds: float = 1.0
 
     def __post_init__(self) -> None:
         if self.epochs < 0 or self.batch < 1 or not 0 < self.lr < math.inf:

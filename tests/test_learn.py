@@ -1,0 +1,179 @@
+"""Learning on real photos: methods, packs that are what was trained, resuming, determinism."""
+
+from __future__ import annotations
+
+import dataclasses
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+import edge_qprompt
+from edge_qprompt import Backbone, Classifier
+from edge_qprompt.dataset import Dataset, load_dataset
+from edge_qprompt.errors import CheckpointError, EdgeQPromptError
+from edge_qprompt.features import extract
+from edge_qprompt.learn.adapt import AdaptSettings, adapt
+from edge_qprompt.learn.loop import LoopSettings, learn
+from edge_qprompt.learn.methods import METHODS, MethodSettings
+from edge_qprompt.learn.problem import Problem, initial_context
+from edge_qprompt.learn.straight_through import StraightThrough
+from edge_qprompt.pack import Pack, Role
+from edge_qprompt.quantizer import ClusterSettings
+
+PHOTOS = Path(edge_qprompt.__file__).parent / "data" / "fashion_mnist"
+
+
+@pytest.fixture(scope="module")
+def backbone() -> Backbone:
+    return Backbone.open("nano")
+
+
+@pytest.fixture(scope="module")
+def clothes() -> Dataset:
+    data = load_dataset(PHOTOS)
+    keep = [i for i, label in enumerate(data.test.labels) if label < 4][::5]
+    few = [i for i, label in enumerate(data.train.labels) if label < 4]
+    return Dataset(data.names[:4], data.train.take(few), data.test.take(keep))
+
+
+@pytest.fixture(scope="module")
+def problem(backbone: Backbone, clothes: Dataset) -> Problem:
+    features = extract(backbone, clothes.train.paths)
+    return Problem.of(backbone, clothes.names, 4, features.values, np.array(clothes.train.labels))
+
+
+def quick(method: str, bits: int = 1, epochs: int = 20, **more: object) -> AdaptSettings:
+    settings = MethodSettings(ClusterSettings(bits=bits))
+    return AdaptSettings(method=method, loop=LoopSettings(epochs=epochs, **more), method_settings=settings)
+
+
+@pytest.mark.parametrize(("method", "bits"), [("qcoop", 1), ("qcoop", 2), ("qcoop", 4), ("qcoop", 8), ("coop", 16)])
+def test_pack_is_the_last_training_forward(backbone: Backbone, problem: Problem, method: str, bits: int, clothes: Dataset) -> None:
+    learner = METHODS[method](problem, initial_context(backbone, 4, 1), MethodSettings(ClusterSettings(bits=min(bits, 8))))
+    learn(learner, problem.features, problem.labels, LoopSettings(epochs=10))
+    ctx = learner.parameters["ctx"]
+    used = learner._quantizer(ctx) if method == "qcoop" else ctx
+    with torch.no_grad():
+        wanted = problem.logits(used, problem.features[:, 0]).numpy()
+    tensors, sections = learner.result()
+    pack = Pack.decode(Pack(backbone.manifest.short_fingerprint, learner.number, 0, tensors, sections).encode())
+    assert np.abs(pack.tensor(Role.CTX).values() - used.detach().numpy()).max() <= np.abs(used.detach().numpy()).max() * 2**-11
+    got = Classifier(backbone, pack, clothes.names).logits(problem.features[:, 0].numpy())
+    assert np.abs(got - wanted).max() < 0.02  # of a range of +-22: float16 rounding of the prompt
+    assert (got.argmax(axis=1) == wanted.argmax(axis=1)).all()
+
+
+@pytest.mark.parametrize("method", ["qcoop", "coop"])
+def test_learning_beats_the_hand_written_prompt(backbone: Backbone, clothes: Dataset, method: str) -> None:
+    result = adapt(backbone, clothes, quick(method, epochs=60))
+    assert result.held_out is not None
+    assert result.held_out.pack > result.held_out.zero_shot + 0.2
+    assert result.run.losses[-1] < result.run.losses[0] / 1.5
+    assert result.run.steps == 60 * 2  # 64 photos, batches of 32
+
+
+def test_zero_shot_learns_nothing_and_equals_the_template(backbone: Backbone, clothes: Dataset) -> None:
+    result = adapt(backbone, clothes, quick("zero-shot"))
+    assert result.run.steps == 0
+    assert result.held_out.pack == result.held_out.zero_shot
+    assert result.pack.template == "a photo of a {}."
+
+
+def test_zero_epochs_keep_the_initial_words(backbone: Backbone, clothes: Dataset) -> None:
+    result = adapt(backbone, clothes, quick("coop", epochs=0))
+    words = backbone.text.from_template(clothes.names, "a photo of a {}.")
+    learned = Classifier(backbone, result.pack).class_features
+    assert (words * learned).sum(axis=1).min() > 0.9999
+
+
+def test_straight_through_values_and_gradient() -> None:
+    weights = torch.randn(4, 32, generator=torch.Generator().manual_seed(0)).requires_grad_()
+    quantizer = StraightThrough(weights, ClusterSettings(bits=2))
+    out = quantizer(weights)
+    assert torch.equal(out, torch.from_numpy(quantizer.quantize(weights).values()))
+    assert len(out.unique()) == 4
+    (out * torch.arange(128.0).view(4, 32)).sum().backward()
+    assert torch.equal(weights.grad, torch.arange(128.0).view(4, 32))
+
+
+def test_clustering_looks_at_the_interval_and_counts() -> None:
+    weights = torch.randn(512, generator=torch.Generator().manual_seed(0))
+    quantizer = StraightThrough(weights, ClusterSettings(bits=2, interval=5, constrained=False))
+    for step in range(1, 21):
+        quantizer.look(weights + step, step)
+    assert quantizer.clustering.fired == 4
+    never = StraightThrough(weights, ClusterSettings(bits=2, interval=0, constrained=False))
+    never.look(weights * 7, 5)
+    assert never.clustering.fired == 0
+
+
+def test_learning_rate_follows_the_reference_schedule() -> None:
+    settings = LoopSettings(epochs=200)
+    assert settings.rate(0) == 1e-5
+    assert settings.rate(1) == pytest.approx(0.002, rel=1e-4)
+    assert settings.rate(100) == pytest.approx(0.001)
+    assert 0 < settings.rate(199) < 1e-6
+
+
+def test_divergence_is_an_error(problem: Problem, backbone: Backbone) -> None:
+    broken = dataclasses.replace(problem, features=torch.full_like(problem.features, float("nan")))
+    method = METHODS["coop"](broken, initial_context(backbone, 4, 1), MethodSettings())
+    with pytest.raises(EdgeQPromptError, match="diverged in epoch 1"):
+        learn(method, broken.features, broken.labels, LoopSettings(epochs=2))
+
+
+def test_same_seed_same_pack_and_another_seed_another(backbone: Backbone, clothes: Dataset) -> None:
+    ids = [adapt(backbone, clothes, quick("qcoop", epochs=20, seed=seed)).pack.pack_id for seed in (1, 1, 2)]
+    assert ids[0] == ids[1] != ids[2]
+
+
+class Stop(Exception):
+    """Raised in the middle of a run."""
+
+
+@pytest.mark.parametrize("method", ["qcoop", "coop"])
+def test_resume_gives_the_same_bytes(backbone: Backbone, clothes: Dataset, tmp_path: Path, method: str) -> None:
+    settings = quick(method, bits=2, epochs=12, checkpoint_seconds=0.0)
+    whole = adapt(backbone, clothes, settings).pack.pack_id
+    checkpoint = tmp_path / "run.checkpoint"
+
+    def stop(stage: str, done: int, total: int, note: str) -> None:
+        if stage == "learn" and done == 7:
+            raise Stop
+
+    with pytest.raises(Stop):
+        adapt(backbone, clothes, settings, checkpoint, progress=stop)
+    resumed = adapt(backbone, clothes, settings, checkpoint, resume=True)
+    assert resumed.run.resumed_at == 6
+    assert resumed.pack.pack_id == whole
+    with pytest.raises(CheckpointError, match="other settings"):
+        adapt(backbone, clothes, quick(method, bits=2, epochs=13), checkpoint, resume=True)
+    checkpoint.write_bytes(checkpoint.read_bytes()[:-10])
+    with pytest.raises(CheckpointError, match="damaged"):
+        adapt(backbone, clothes, settings, checkpoint, resume=True)
+
+
+@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGINT])
+def test_a_killed_command_resumes_to_the_same_bytes(tmp_path: Path, how: signal.Signals) -> None:
+    command = [sys.executable, "-m", "device_agent", "adapt", str(PHOTOS), "--shots", "4", "--epochs", "400"]
+    subprocess.run([*command, "--out", str(tmp_path / "whole.qpk")], check=True, capture_output=True)
+    out, checkpoint = tmp_path / "cut.qpk", tmp_path / "cut.qpk.checkpoint"
+    run = subprocess.Popen([*command, "--out", str(out)])
+    deadline = time.monotonic() + 60
+    while not checkpoint.exists() and run.poll() is None and time.monotonic() < deadline:
+        time.sleep(0.02)
+    run.send_signal(how)
+    code = run.wait(timeout=30)
+    assert code == (-9 if how == signal.SIGKILL else 130)
+    assert checkpoint.exists()
+    assert not out.exists()
+    done = subprocess.run([*command, "--out", str(out), "--resume", "--json"], check=True, capture_output=True, text=True)
+    assert '"resumed_at_epoch": null' not in done.stdout
+    assert out.read_bytes() == (tmp_path / "whole.qpk").read_bytes()
+    assert not checkpoint.exists()
