@@ -70,7 +70,12 @@ def run(cell: Cell, root: Path) -> dict[str, object]:
         measured[half] = _accuracy(Classifier(backbone, result.pack, part.names), backbone, part)
         measured[f"zero_shot_{half}"] = _accuracy(zero_shot(backbone, part.names), backbone, part)
     size = sum(tensor.paper_bits for tensor in result.pack.tensors) / 8
-    return asdict(cell) | measured | {"prompt_bytes": size, "train": result.train.pack, "final_loss": result.run.losses[-1:]} | result.facts
+    return (
+        asdict(cell)
+        | measured
+        | {"prompt_bytes": size, "train": result.train.pack, "final_loss": result.run.losses[-1:]}
+        | result.facts
+    )
 
 
 def _one_thread() -> None:
@@ -91,7 +96,9 @@ def table(rows: list[dict[str, object]]) -> list[str]:
     totals: dict[str, list[tuple[float, float]]] = {}
     for name in names:
         mine = [row for row in rows if row["dataset"] == name]
-        cells = {"zero-shot": [{**mine[0], "base": mine[0]["zero_shot_base"], "new": mine[0]["zero_shot_new"], "prompt_bytes": 0}]}
+        cells = {
+            "zero-shot": [{**mine[0], "base": mine[0]["zero_shot_base"], "new": mine[0]["zero_shot_new"], "prompt_bytes": 0}]
+        }
         for row in sorted(mine, key=lambda row: (str(row["method"]), row["seed"])):
             label = "CoOp" if row["method"] == "coop" else f"QCoOp b={row['bits']}"
             cells.setdefault(label, []).append(row)

@@ -85,7 +85,7 @@ def random_pair(config: TextConfig, folder: Path, seed: int = 0) -> Pair:
     net = reference_transformer(config, config.width)
     tensors = {name: value.numpy() for name, value in net.state_dict().items() if name != "attn_mask"}
     write_text(folder, tensors, config, config.width)
-    tokenizer = Tokenizer(Backbone.open("nano").folder / "tokenizer.json", config)
+    tokenizer = Tokenizer(Backbone.open("nano").folder, config)
     weights = TextWeights(folder / TEXT_WEIGHTS)
     encoder = TextEncoder(tokenizer, weights, Session(folder / TEXT_ONNX, stored_low=True))
     return Pair(TextTower(weights, config), net, tokenizer, encoder)

@@ -8,6 +8,7 @@ disk, 2 wrong usage, 130 interrupted.
 from __future__ import annotations
 
 import errno
+import io
 import sys
 import warnings
 from importlib.metadata import EntryPoint, entry_points, version
@@ -52,8 +53,10 @@ def cli(traceback: bool) -> None:
 def main() -> None:
     """Entry point of the console script."""
     warnings.showwarning = _show_warning
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # as stderr: a file name need not be UTF-8
     try:
-        code = cli.main(standalone_mode=False)
+        code = cli.main(prog_name="edge-qprompt", standalone_mode=False)
     except click.exceptions.Exit as done:
         code = done.exit_code
     except click.ClickException as error:
@@ -62,9 +65,6 @@ def main() -> None:
     except (KeyboardInterrupt, click.Abort):
         click.echo("interrupted", err=True)
         code = INTERRUPTED
-    except BrokenPipeError:
-        sys.stderr.close()  # the reader, `head` say, has seen enough
-        code = 0
     except (EdgeQPromptError, OSError) as error:
         if "--traceback" in sys.argv:
             raise
@@ -81,5 +81,5 @@ def _sentence(error: Exception) -> str:
     return str(error)
 
 
-def _show_warning(message: Warning | str, category: type[Warning], filename: str, lineno: int, *rest: object) -> None:
+def _show_warning(message: Warning | str, *_: object, **__: object) -> None:
     click.echo(f"warning: {message}", err=True)

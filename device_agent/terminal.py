@@ -16,14 +16,22 @@ json_option = click.option("--json", "as_json", is_flag=True, help="Print exactl
 backbone_option = click.option(
     "--backbone", default="nano", show_default=True, metavar="NAME|DIR", help="Frozen model; see `edge-qprompt backbones`."
 )
-precision_option = click.option("--precision", default="fp32", show_default=True, help="Image encoder: fp32, or int8 if exported.")
+precision_option = click.option(
+    "--precision", default="fp32", show_default=True, help="Image encoder: fp32, or int8 if exported."
+)
 names_option = click.option(
     "--names", type=click.Path(path_type=Path), help="Class names: lines of label, folder and name, tab-separated."
 )
 classes_option = click.option(
-    "--classes", type=click.Choice(["all", "base", "new"]), default="all", show_default=True, help="All, or the first or second half."
+    "--classes",
+    type=click.Choice(["all", "base", "new"]),
+    default="all",
+    show_default=True,
+    help="All, or the first or second half.",
 )
-template_option = click.option("--template", default="a photo of a {}.", show_default=True, help="Hand-written prompt to compare with.")
+template_option = click.option(
+    "--template", default="a photo of a {}.", show_default=True, help="Hand-written prompt to compare with."
+)
 strict_option = click.option("--strict", is_flag=True, help="Stop at an unreadable photo instead of skipping it.")
 
 
@@ -63,12 +71,18 @@ def warn(text: str) -> None:
     click.echo(f"warning: {text}", err=True)
 
 
+def warn_notes(notes: Sequence[str]) -> None:
+    """What of the data is left out."""
+    for note in notes:
+        warn(note)
+
+
 def warn_skipped(skipped: Sequence[tuple[Path, str]]) -> None:
-    """Name the first few photos that were skipped, and count them all."""
+    """Name the first photos that were skipped, and count them all."""
     for _, reason in skipped[:3]:
         warn(f"skipped: {reason}")
-    if len(skipped) > 3:
-        warn(f"skipped {len(skipped)} photos in all (--strict makes this an error)")
+    if skipped:
+        warn(f"photos skipped in all: {len(skipped)} (--strict makes this an error)")
 
 
 def percent(share: float | None) -> str:

@@ -1,8 +1,8 @@
 """Adapt a frozen vision-language model on the device itself, with prompts of a few hundred bytes.
 
-    from edge_qprompt import Backbone, Classifier, Pack
-    classifier = Classifier(Backbone.open("nano"), Pack.open("flowers.qpk"))
-    print(classifier.classify("new.jpg"))
+from edge_qprompt import Backbone, Classifier, Pack
+classifier = Classifier(Backbone.open("nano"), Pack.open("flowers.qpk"))
+print(classifier.classify("new.jpg"))
 """
 
 from edge_qprompt.backbone import Backbone

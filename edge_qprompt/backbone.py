@@ -91,7 +91,7 @@ class Backbone:
     @cached_property
     def tokenizer(self) -> Tokenizer:
         """The backbone's tokenizer."""
-        return Tokenizer(self.folder / fmt.TOKENIZER, self.manifest.text)
+        return Tokenizer(self.folder, self.manifest.text)
 
     @cached_property
     def text_weights(self) -> TextWeights:

@@ -64,7 +64,8 @@ class Classifier:
         Returns:
             (B, C) float32.
         """
-        return self.backbone.manifest.logit_scale * features @ self.class_features.T
+        scale = np.float32(self.backbone.manifest.logit_scale)
+        return np.asarray(scale * features @ self.class_features.T, np.float32)
 
     def probabilities(self, features: Array) -> Array:
         """Softmax of the logits, (B, C) float32."""
@@ -93,12 +94,16 @@ class Classifier:
 
 
 def class_features(backbone: Backbone, pack: Pack, names: Sequence[str]) -> Array:
-    """Class features of a pack, (C, D) float32, unit length."""
+    """Class features of a pack, (C, D) float32, unit length.
+
+    Raises:
+        PackError: the pack holds tensors that this version does not know how to use.
+    """
+    if unknown := [tensor.role for tensor in pack.tensors if tensor.role != Role.CTX]:
+        raise PackError(f"the pack holds tensors of role {unknown[0]}, which this version cannot run: upgrade edge-qprompt")
     ctx = pack.tensor(Role.CTX)
     if ctx is not None:
         return backbone.text.from_context(names, ctx.values())
-    if pack.template is None and pack.tensors:
-        raise PackError("the pack holds no learned context: it was made by a method that this version cannot run, upgrade")
     return backbone.text.from_template(names, pack.template or DEFAULT_TEMPLATE)
 
 

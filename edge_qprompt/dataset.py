@@ -3,7 +3,7 @@
     photos/CLASS/*.jpg                   or photos/{train,test}/CLASS/*.jpg, or a CSV "path,label"
     photos/classes.txt or --names FILE   tab-separated: label, folder, name (order is the labels')
 
-Symbols: N photos, C classes.
+A `train` or `test` without folders inside is a class of that name. Symbols: N photos, C classes.
 """
 
 from __future__ import annotations
@@ -21,6 +21,8 @@ from edge_qprompt.errors import DataError
 from edge_qprompt.prompts import readable
 
 SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm", ".jfif", ".jp2"}
+UNREADABLE_SUFFIXES = {".heic", ".heif", ".avif"}  # photos all the same: listed, so that somebody hears that they are skipped
+MAX_SORTED_CHARS = 4096  # int() refuses more than 4300 digits
 CLASSES_FILE = "classes.txt"
 SPLITS = ("train", "test")
 PICTURE_OF_A_FOLDER = "photos/cat/1.jpg, photos/cat/2.jpg, photos/dog/1.jpg ... (one folder per class, at least two classes)"
@@ -54,11 +56,13 @@ class Dataset:
         names: (C,) class names for prompts, in the order of the labels.
         train: what is learned from.
         test: the test split, or None where the data has only one.
+        notes: a sentence for each thing in the data that is left out.
     """
 
     names: tuple[str, ...]
     train: Photos
     test: Photos | None
+    notes: tuple[str, ...] = ()
 
     def select(self, which: str) -> Dataset:
         """Half of the classes, relabelled from 0: base = the first ceil(C / 2), new = the rest.
@@ -67,16 +71,16 @@ class Dataset:
             which: all, base or new.
 
         Raises:
-            DataError: a half would have no class.
+            DataError: a half would have fewer than two classes.
         """
         if which == "all":
             return self
         half = -(-len(self.names) // 2)
         start, end = (0, half) if which == "base" else (half, len(self.names))
-        if start == end:
-            raise DataError(f"{len(self.names)} classes cannot be split into base and new: use --classes all")
+        if end - start < 2:
+            raise DataError(f"the {which} half of {len(self.names)} classes has {end - start}, two are needed: use --classes all")
         test = None if self.test is None else _between(self.test, start, end)
-        return Dataset(self.names[start:end], _between(self.train, start, end), test)
+        return Dataset(self.names[start:end], _between(self.train, start, end), test, self.notes)
 
     def few_shot(self, shots: int, seed: int) -> tuple[Photos, Photos]:
         """At most `shots` training photos a class, and the training photos that are left over.
@@ -119,53 +123,89 @@ def load_dataset(path: Path, names_file: Path | None = None) -> Dataset:
     photos = {
         split: Photos(tuple(p for p, _ in rows), tuple(index[label] for _, label in rows)) for split, rows in splits.items()
     }
-    return Dataset(tuple(named[label] for label in folders), photos["train"], photos.get("test"))
+    names = tuple(named[label] for label in folders)
+    return Dataset(names, photos["train"], photos.get("test"), _left_out(path, [*named], found))
 
 
 Rows = list[tuple[Path, str]]
 
 
 def _from_folders(path: Path) -> dict[str, Rows]:
-    if (path / "train").is_dir():
-        return {split: _class_folders(path / split) for split in SPLITS if (path / split).is_dir()}
-    if (path / "test").is_dir():  # a target to evaluate on
-        return {"train": [], "test": _class_folders(path / "test")}
-    return {"train": _class_folders(path)}
+    splits = {split: _class_folders(path / split) for split in _splits(path)}
+    return {"train": [], **splits} if splits else {"train": _class_folders(path)}
+
+
+def _splits(path: Path) -> list[str]:
+    return [split for split in SPLITS if (path / split).is_dir() and _subfolders(path / split)]
+
+
+def _subfolders(root: Path) -> list[Path]:
+    folders = (folder for folder in root.iterdir() if folder.is_dir() and not folder.name.startswith("."))
+    return sorted(folders, key=lambda folder: _natural(folder.name))
 
 
 def _class_folders(root: Path) -> Rows:
-    folders = sorted((f for f in root.iterdir() if f.is_dir() and not f.name.startswith(".")), key=lambda f: _natural(f.name))
-    return [(file, folder.name) for folder in folders for file in list_photos(folder)]
+    return [(file, folder.name) for folder in _subfolders(root) for file in list_photos(folder)]
+
+
+def _left_out(path: Path, named: list[str], found: list[str]) -> tuple[str, ...]:
+    """What somebody may believe to be part of the data set, and is not."""
+    splits = _splits(path) if path.is_dir() else []
+    roots = [path / split for split in splits] or ([path] if path.is_dir() else [])
+    classes = dict.fromkeys([*named, *(folder.name for root in roots for folder in _subfolders(root))])
+    notes = []
+    if empty := [name for name in classes if name not in found]:
+        notes.append(f"classes without photos are left out: {_some(empty)}")
+    if loose := [str(file) for root in roots for file in root.iterdir() if _is_photo(file)]:
+        notes.append(f"photos outside of the class folders are left out: {_some(sorted(loose))}")
+    if splits and (others := [folder.name for folder in _subfolders(path) if folder.name not in splits]):
+        notes.append(f"of {path} only {' and '.join(splits)} are read, left out: {_some(others)}")
+    return tuple(notes)
+
+
+def _some(items: list[str]) -> str:
+    return ", ".join(items[:5]) + (" ..." if len(items) > 5 else "")
 
 
 def list_photos(folder: Path) -> list[Path]:
     """Image files anywhere below a folder, in natural order (2.jpg before 10.jpg)."""
-    files = (f for f in folder.rglob("*") if f.suffix.lower() in SUFFIXES and not f.name.startswith(".") and f.is_file())
-    return sorted(files, key=lambda f: _natural(str(f.relative_to(folder))))
+    return sorted(filter(_is_photo, folder.rglob("*")), key=lambda f: _natural(str(f.relative_to(folder))))
+
+
+def _is_photo(file: Path) -> bool:
+    return file.suffix.lower() in SUFFIXES | UNREADABLE_SUFFIXES and not file.name.startswith(".") and file.is_file()
 
 
 def _from_csv(path: Path) -> dict[str, Rows]:
     try:
         with path.open(newline="", encoding="utf-8-sig") as file:
-            rows = [row for row in csv.reader(file) if row]
+            reader = csv.reader(file)
+            rows = [(reader.line_num, row) for row in reader if row]
     except (UnicodeDecodeError, csv.Error) as error:
         raise DataError(f"{path} is not a CSV file of UTF-8 text ({error}); it should hold lines `path,label`") from error
-    if rows and rows[0][:2] == ["path", "label"]:
+    if rows and [cell.strip().lower() for cell in rows[0][1]] == ["path", "label"]:
         rows = rows[1:]
-    if bad := next((row for row in rows if len(row) != 2 or not all(cell.strip() for cell in row)), None):
-        raise DataError(f"{path} has the line {','.join(bad)!r}, wanted `path,label`")
-    return {"train": [((path.parent / file.strip()), label.strip()) for file, label in rows]}
+    for number, row in rows:
+        if len(row) != 2 or not all(cell.strip() for cell in row):
+            raise DataError(f"line {number} of {path} is {','.join(row)!r}, wanted `path,label`")
+    return {"train": [(path.parent / file.strip(), label.strip()) for _, (file, label) in rows]}
 
 
 def _read_names(path: Path) -> dict[str, str]:
+    """Names by folder, in the order of the labels."""
     try:
-        lines = [line for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+        lines = path.read_text(encoding="utf-8-sig").splitlines()
     except (OSError, UnicodeDecodeError) as error:
         raise DataError(f"cannot read the class names in {path}: {error}") from error
-    cells = [line.split("\t") for line in lines]
-    if bad := next((line for line, row in zip(lines, cells, strict=True) if len(row) < 3 or not row[2].strip()), None):
-        raise DataError(f"{path} has the line {bad!r}, wanted label, folder and name with tabs between them")
-    return {row[1].strip(): row[2].strip() for row in cells}
+    rows = []
+    for number, line in enumerate(lines, 1):
+        cells = [cell.strip() for cell in line.split("\t")]
+        if line.strip() and (len(cells) < 3 or not all(cells[:3])):
+            raise DataError(f"line {number} of {path} is {line!r}, wanted label, folder and name with tabs between them")
+        rows += [cells] if line.strip() else []
+    if double := _doubles([row[1] for row in rows]):
+        raise DataError(f"{path} lists the folder {double[0]!r} twice: keep one of the lines")
+    return {row[1]: row[2] for row in sorted(rows, key=lambda row: _natural(row[0]))}
 
 
 def _check_classes(path: Path, folders: list[str], names: list[str]) -> None:
@@ -173,8 +213,14 @@ def _check_classes(path: Path, folders: list[str], names: list[str]) -> None:
         raise DataError(f"no photos in {path}; a data set looks like this: {PICTURE_OF_A_FOLDER}")
     if len(folders) == 1:
         raise DataError(f"only one class in {path} ({folders[0]}), nothing to tell apart; wanted: {PICTURE_OF_A_FOLDER}")
-    if double := [name for name, count in Counter(names).items() if count > 1]:
+    if unnamed := [folder for folder, name in zip(folders, names, strict=True) if not name]:
+        raise DataError(f"the class {unnamed[0]!r} has no name to put into a prompt: rename it, or give it one with --names")
+    if double := _doubles(names):
         raise DataError(f"two classes have the same name {double[0]!r}: give them different names with --names")
+
+
+def _doubles(names: list[str]) -> list[str]:
+    return [name for name, count in Counter(names).items() if count > 1]
 
 
 def _between(photos: Photos, start: int, end: int) -> Photos:
@@ -184,5 +230,5 @@ def _between(photos: Photos, start: int, end: int) -> Photos:
 
 def _natural(text: str) -> list[tuple[int, int, str]]:
     """A sort key that puts 2 before 10."""
-    parts = re.findall(r"\d+|\D+", text)
+    parts = re.findall(r"\d+|\D+", text[:MAX_SORTED_CHARS])
     return [(0, int(part), "") if part.isdecimal() else (1, 0, part) for part in parts]

@@ -1,7 +1,7 @@
 """Where image features are kept between runs: one SQLite file a backbone and precision.
 
-SQLite gives whole writes, safe use by several processes, and one file to delete. A cache that
-cannot be opened or written is a slower run, never a failed one.
+SQLite gives whole writes, safe use by several processes, and one file to delete. A cache that is
+damaged is begun anew, one that cannot be opened or written is a slower run, never a failed one.
 """
 
 from __future__ import annotations
@@ -10,7 +10,6 @@ import sqlite3
 import threading
 import warnings
 from collections.abc import Sequence
-from pathlib import Path
 from types import TracebackType
 
 import numpy as np
@@ -20,6 +19,8 @@ from edge_qprompt.files import cache_folder
 
 BUSY_SECONDS = 30.0
 FORMAT = "v1"  # part of the path: raise it when a feature would come out differently
+UNIT_TOLERANCE = 1e-3  # features have length 1; a row that has not was damaged
+MEMORY = ":memory:"
 
 Array = NDArray[np.float32]
 
@@ -37,25 +38,27 @@ class FeatureCache:
         self._path = cache_folder() / "features" / f"{fingerprint[:16]}-{precision}-{FORMAT}.sqlite"
         self._bytes = 4 * dim
         self._lock = threading.Lock()  # decoding threads look up through the one connection
-        self._db = self._open(self._path)
+        self._db = self._open()
 
     def get(self, key: bytes) -> Array | None:
         """The feature (D,) float32, or None."""
-        try:
-            with self._lock:
+        with self._lock:
+            try:
                 row = self._db.execute("SELECT vector FROM features WHERE key = ?", (key,)).fetchone()
-        except sqlite3.Error as error:
-            return self._warn(error)
-        return np.frombuffer(row[0], "<f4") if row and len(row[0]) == self._bytes else None
+            except sqlite3.Error as error:
+                self._recover(error)
+                return None
+        return self._checked(row[0]) if row else None
 
     def put(self, keys: Sequence[bytes], vectors: Array) -> None:
         """Keep features, (len(keys), D) float32."""
         rows = [(key, vector.astype("<f4").tobytes()) for key, vector in zip(keys, vectors, strict=True)]
-        try:
-            with self._lock, self._db:
-                self._db.executemany("INSERT OR REPLACE INTO features VALUES (?, ?)", rows)
-        except sqlite3.Error as error:
-            self._warn(error)
+        with self._lock:
+            try:
+                with self._db:
+                    self._db.executemany("INSERT OR REPLACE INTO features VALUES (?, ?)", rows)
+            except sqlite3.Error as error:
+                self._recover(error)
 
     def __enter__(self) -> FeatureCache:
         return self
@@ -63,26 +66,50 @@ class FeatureCache:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         self._db.close()
 
-    def _open(self, path: Path) -> sqlite3.Connection:
+    def _checked(self, stored: object) -> Array | None:
+        if not isinstance(stored, bytes) or len(stored) != self._bytes:
+            return None
+        vector: Array = np.frombuffer(stored, "<f4")
+        return vector if abs(float(vector @ vector) - 1) < UNIT_TOLERANCE else None
+
+    def _open(self) -> sqlite3.Connection:
         try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            return self._connect(str(path))
+            self._path.parent.mkdir(parents=True, exist_ok=True)
+            return _connect(str(self._path))
+        except (OSError, sqlite3.OperationalError) as error:  # no right, no space, in use: nothing that could be mended
+            self._warn(error)
         except sqlite3.DatabaseError as error:
             self._warn(error)
-            path.unlink(missing_ok=True)  # damaged; all of it can be computed again
-        except OSError as error:
-            self._warn(error)
-        try:
-            return self._connect(str(path))
-        except sqlite3.Error:
-            return self._connect(":memory:")
+            return self._renew()
+        return _connect(MEMORY)
 
-    def _connect(self, where: str) -> sqlite3.Connection:
-        db = sqlite3.connect(where, timeout=BUSY_SECONDS, check_same_thread=False)
-        db.execute("PRAGMA journal_mode = WAL")
-        db.execute("PRAGMA synchronous = NORMAL")
-        db.execute("CREATE TABLE IF NOT EXISTS features (key BLOB PRIMARY KEY, vector BLOB) WITHOUT ROWID")
-        return db
+    def _recover(self, error: sqlite3.Error) -> None:
+        """Go on after a failed look-up or write; a damaged file is replaced."""
+        self._warn(error)
+        if not isinstance(error, sqlite3.OperationalError):
+            self._db.close()
+            self._db = self._renew()
+
+    def _renew(self) -> sqlite3.Connection:
+        """An empty cache; all that was in the old one can be computed again."""
+        try:
+            for suffix in ("", "-wal", "-shm"):
+                self._path.with_name(self._path.name + suffix).unlink(missing_ok=True)
+            return _connect(str(self._path))
+        except (OSError, sqlite3.Error):
+            return _connect(MEMORY)
 
     def _warn(self, error: Exception) -> None:
         warnings.warn(f"feature cache {self._path}: {error}; features are computed anew", stacklevel=3)
+
+
+def _connect(where: str) -> sqlite3.Connection:
+    db = sqlite3.connect(where, timeout=BUSY_SECONDS, check_same_thread=False)
+    try:
+        db.execute("PRAGMA journal_mode = WAL")
+        db.execute("PRAGMA synchronous = NORMAL")
+        db.execute("CREATE TABLE IF NOT EXISTS features (key BLOB PRIMARY KEY, vector BLOB) WITHOUT ROWID")
+    except sqlite3.Error:
+        db.close()
+        raise
+    return db

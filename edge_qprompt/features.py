@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from edge_qprompt.backbone import Backbone
+from edge_qprompt.backbone import DEFAULT_PRECISION, Backbone
 from edge_qprompt.errors import PhotoError
 from edge_qprompt.feature_cache import FeatureCache
 from edge_qprompt.manifest import Preprocess
@@ -80,7 +80,7 @@ def extract(
     *,
     views: Views = Views(),
     strict: bool = False,
-    progress: Progress = lambda done, total: None,
+    progress: Progress = lambda *_: None,
 ) -> Features:
     """Features of `photos`, from the cache where it has them.
 
@@ -158,11 +158,13 @@ def _load(path: Path, cache: FeatureCache, settings: Preprocess, views: Views) -
 def _encode_missing(backbone: Backbone, cache: FeatureCache, photos: Sequence[_Photo]) -> None:
     """Encode, cache and fill in what the cache did not have."""
     jobs = [(photo, view) for photo in photos for view in photo.pixels]
-    for start in range(0, len(jobs), BATCH):
-        batch = jobs[start : start + BATCH]
+    # dynamic int8 has one scale a batch, which would make a feature depend on its neighbours
+    size = BATCH if backbone.precision == DEFAULT_PRECISION else 1
+    for start in range(0, len(jobs), size):
+        batch = jobs[start : start + size]
         pixels = np.stack([photo.pixels.pop(view) for photo, view in batch])  # (B, 3, S, S)
-        # always BATCH rows, so that a feature does not depend on what else was missing
-        padded = np.concatenate([pixels, np.repeat(pixels[-1:], BATCH - len(pixels), axis=0)])
+        # always as many rows, so that a feature does not depend on what else was missing
+        padded = np.concatenate([pixels, np.repeat(pixels[-1:], size - len(pixels), axis=0)])
         vectors = backbone.encode_images(padded)[: len(batch)]
         cache.put([photo.keys[view] for photo, view in batch], vectors)
         for (photo, view), vector in zip(batch, vectors, strict=True):

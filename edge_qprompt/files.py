@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
-import tempfile
+import secrets
 from pathlib import Path
 
 import platformdirs
@@ -19,18 +20,20 @@ def write_whole(path: Path, data: bytes) -> None:
     folder is synced so that the rename survives a power cut.
 
     Raises:
-        OSError: the folder is missing, not writable or full; the old file is untouched.
+        OSError: the folder is missing, not writable or full, or `path` is a device; what was there is untouched.
     """
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".part")
+    if path.exists() and not path.is_file():  # replacing /dev/null by a file would be a bad surprise
+        raise FileExistsError(errno.EEXIST, "this is not a regular file, and is left as it is", str(path))
+    part = path.with_name(f".{path.name}.{secrets.token_hex(4)}.part")
+    file = part.open("xb")
     try:
-        with os.fdopen(handle, "wb") as file:
+        with file:
             file.write(data)
             file.flush()
             os.fsync(file.fileno())
-        os.chmod(name, 0o666 & ~_umask())
-        os.replace(name, path)
+        part.replace(path)
     except BaseException:
-        Path(name).unlink(missing_ok=True)
+        part.unlink(missing_ok=True)
         raise
     sync_folder(path.parent)
 
@@ -67,10 +70,3 @@ def _home(variable: str, default: Path) -> Path:
     """The one place where environment variables are read."""
     value = os.environ.get(variable)
     return Path(value).expanduser() if value else default
-
-
-def _umask() -> int:
-    """mkstemp makes private files; the umask says what the user wanted."""
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask

@@ -21,6 +21,7 @@ MAX_MANIFEST_BYTES = 1 << 20
 TEXT_ONNX = "text.onnx"
 TEXT_WEIGHTS = "text.safetensors"
 TOKENIZER = "tokenizer.json"
+TOKENIZER_CONFIG = "tokenizer_config.json"
 
 
 def image_onnx(precision: str) -> str:
@@ -164,8 +165,8 @@ class Manifest:
         try:
             if len(data) > MAX_MANIFEST_BYTES:
                 raise ValueError(f"larger than {MAX_MANIFEST_BYTES} bytes")
-            return _build(cls, json.loads(data))
-        except (ValueError, TypeError, KeyError) as error:
+            return typing.cast(Manifest, _build(cls, json.loads(data)))
+        except (ValueError, TypeError, KeyError, RecursionError) as error:
             raise BackboneError(f"{path} is damaged ({error}): export the backbone again") from error
 
     def to_json(self) -> str:

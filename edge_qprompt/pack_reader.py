@@ -1,7 +1,8 @@
 """Reads a pack from bytes that nobody vouches for.
 
-Order of the checks: size cap, magic, version, ranges, computed total against the real length,
-CRC, values, sections. Nothing is allocated for a tensor before its bytes are known to be there.
+Order of the checks: size cap, magic, smallest size, version, reserved bytes, each tensor's record,
+computed total against the real length, CRC; then values; then sections. Nothing is allocated for a
+tensor before the whole is known to fit and to be undamaged.
 """
 
 from __future__ import annotations
@@ -13,12 +14,82 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from edge_qprompt import pack as fmt
 from edge_qprompt.errors import PackError
-from edge_qprompt.quantizer import MAX_BITS
+from edge_qprompt.pack_layout import (
+    CRC,
+    HEAD,
+    HEAD_ZEROS,
+    MAGIC,
+    MAX_BYTES,
+    MAX_DIMS,
+    MAX_SCALARS,
+    MAX_SECTIONS,
+    RAW_BITS,
+    RECORD,
+    SECTION,
+    SMALLEST,
+    VERSION,
+)
+from edge_qprompt.pack_section import Section
+from edge_qprompt.pack_tensor import PackTensor, check_bits, check_shape, codebook_bytes, data_bytes, unpack_bits
 
 DAMAGED = "the file is cut short or damaged, get it again"
-SMALLEST = fmt.HEAD.size + fmt.CRC.size
+MISMADE = "the checksum is right, so whoever made the pack has to make it again"
+
+
+class PackReader:
+    """A pack's bytes, checked up to the checksum.
+
+    Attributes:
+        fingerprint, method, precision: as in the head.
+
+    Raises:
+        PackError: whatever is wrong with the bytes.
+    """
+
+    def __init__(self, data: bytes) -> None:
+        _check_start(data)
+        _, version, precision, count, method, extension, fingerprint = HEAD.unpack_from(data)
+        if version != VERSION:
+            raise PackError(f"pack format version {version}, this program reads {VERSION}: upgrade edge-qprompt")
+        if any(data[HEAD_ZEROS]):
+            raise PackError(f"reserved bytes of the head are not zero: {DAMAGED}")
+        self.fingerprint: bytes = fingerprint
+        self.method: int = method
+        self.precision: int = precision
+        self._cursor = Cursor(data, len(data) - CRC.size, HEAD.size)
+        self._spans = _spans(self._cursor, count)
+        total = self._cursor.at + extension + CRC.size
+        if total != len(data):
+            raise PackError(f"the pack is {len(data)} bytes, its head says {total}: {DAMAGED}")
+        self._check_crc()
+
+    def tensors(self) -> tuple[PackTensor, ...]:
+        """Decode the tensors and check their values."""
+        tensors: list[PackTensor] = []
+        for i, span in enumerate(self._spans):
+            try:
+                tensors.append(span.tensor(self._cursor.data))
+            except PackError as error:
+                raise PackError(f"tensor {i}: {error}: {MISMADE}") from error
+        return tuple(tensors)
+
+    def sections(self) -> tuple[Section, ...]:
+        """Split what follows the tensors into sections and check them."""
+        cursor = Cursor(self._cursor.data, self._cursor.end, self._cursor.at)
+        sections: list[Section] = []
+        while cursor.at < cursor.end:
+            if len(sections) == MAX_SECTIONS:
+                raise PackError(f"more than {MAX_SECTIONS} sections: {MISMADE}")
+            tag, data = _section(cursor, len(sections))
+            sections.append(Section(tag, data))
+        return tuple(sections)
+
+    def _check_crc(self) -> None:
+        (wanted,) = CRC.unpack_from(self._cursor.data, self._cursor.end)
+        got = zlib.crc32(memoryview(self._cursor.data)[: self._cursor.end])
+        if got != wanted:
+            raise PackError(f"the checksum is {got:08x}, the pack says {wanted:08x}: {DAMAGED}")
 
 
 @dataclass
@@ -27,104 +98,95 @@ class Cursor:
 
     data: bytes
     end: int
-    at: int = 0
+    at: int
+
+    def skip(self, count: int, what: str) -> int:
+        """Step over `count` bytes; the offset of the first."""
+        left = self.end - self.at
+        if count > left:
+            raise PackError(f"{what} needs {count} bytes at offset {self.at}, {left} are left")
+        self.at += count
+        return self.at - count
 
     def take(self, count: int, what: str) -> bytes:
         """The next `count` bytes."""
-        if count > self.end - self.at:
-            raise PackError(f"{what} needs {count} bytes at offset {self.at}, {self.end - self.at} are left: {DAMAGED}")
-        self.at += count
-        return self.data[self.at - count : self.at]
-
-
-def read_pack(data: bytes) -> fmt.Pack:
-    """Parse and check a pack; see `Pack.decode`."""
-    if len(data) > fmt.MAX_BYTES:
-        raise PackError(f"a pack has at most {fmt.MAX_BYTES} bytes, this is larger: it is not a pack")
-    if data[:4] != fmt.MAGIC:
-        raise PackError(f"not a pack: it starts with {data[:4]!r}, a pack with {fmt.MAGIC!r}")
-    if len(data) < SMALLEST:
-        raise PackError(f"the pack is {len(data)} bytes, the smallest has {SMALLEST}: {DAMAGED}")
-    _, version, precision, count, method, extension, fingerprint = fmt.HEAD.unpack_from(data)
-    if version != fmt.VERSION:
-        raise PackError(f"pack format version {version}, this program reads {fmt.VERSION}: upgrade edge-qprompt")
-    if any(data[fmt.HEAD.size - 4 : fmt.HEAD.size]):
-        raise PackError(f"reserved bytes of the head are not zero: {DAMAGED}")
-    cursor = Cursor(data, len(data) - fmt.CRC.size, fmt.HEAD.size)
-    spans = [_span(cursor) for _ in range(count)]
-    total = cursor.at + extension + fmt.CRC.size
-    if total != len(data):
-        raise PackError(f"the pack is {len(data)} bytes, its head says {total}: {DAMAGED}")
-    (crc,) = fmt.CRC.unpack_from(data, cursor.end)
-    if zlib.crc32(data[: cursor.end]) != crc:
-        raise PackError(f"the checksum does not match: {DAMAGED}")
-    tensors = tuple(span.tensor() for span in spans)
-    return fmt.Pack(fingerprint, method, precision, tensors, _sections(cursor))
+        start = self.skip(count, what)
+        return self.data[start : start + count]
 
 
 @dataclass(frozen=True)
 class Span:
-    """A tensor that is known to fit, not yet decoded."""
+    """Where a tensor lies; known to fit, not yet decoded.
+
+    Attributes:
+        role, bits, shape: from its record.
+        codebook, data: offsets in the pack.
+    """
 
     role: int
     bits: int
     shape: tuple[int, ...]
-    codebook: bytes
-    data: bytes
+    codebook: int
+    data: int
 
-    def tensor(self) -> fmt.PackTensor:
-        """Decode and check the values."""
-        codebook = np.frombuffer(self.codebook, "<f2")
-        if self.bits == fmt.RAW_BITS:
-            return fmt.checked(fmt.PackTensor(self.role, self.bits, self.shape, codebook, np.frombuffer(self.data, "<f2")))
-        indexes = fmt.unpack_bits(self.data, math.prod(self.shape), self.bits)
-        if fmt.pack_bits(indexes, self.bits) != self.data:
-            raise PackError(f"the padding behind the indexes is not zero: {DAMAGED}")
-        return fmt.checked(fmt.PackTensor(self.role, self.bits, self.shape, codebook, indexes))
-
-
-def _span(cursor: Cursor) -> Span:
-    role, bits, dims = fmt.RECORD.unpack(cursor.take(fmt.RECORD.size, "a tensor record"))
-    if bits != fmt.RAW_BITS and not 1 <= bits <= MAX_BITS:
-        raise PackError(f"a tensor of {bits} bits: 1 to {MAX_BITS} or {fmt.RAW_BITS} exist: {DAMAGED}")
-    if not 1 <= dims <= fmt.MAX_DIMS:
-        raise PackError(f"a tensor of {dims} dimensions: 1 to {fmt.MAX_DIMS} are possible: {DAMAGED}")
-    if cursor.data[cursor.at - 1]:
-        raise PackError(f"the reserved byte of a tensor record is not zero: {DAMAGED}")
-    shape = struct.unpack(f"<{dims}H", cursor.take(2 * dims, "a tensor's shape"))
-    if not all(shape):
-        raise PackError(f"a tensor of shape {shape}: {DAMAGED}")
-    codebook = cursor.take(0 if bits == fmt.RAW_BITS else 2 * 2**bits, "a codebook")
-    data = cursor.take(fmt.index_bytes(math.prod(shape), bits), "a tensor")
-    return Span(role, bits, shape, codebook, data)
+    def tensor(self, pack: bytes) -> PackTensor:
+        """Decode, and check the values."""
+        count = math.prod(self.shape)
+        codebook = np.frombuffer(pack, "<f2", codebook_bytes(self.bits) // 2, self.codebook).astype(np.float16)
+        if self.bits == RAW_BITS:
+            raw = np.frombuffer(pack, "<f2", count, self.data).astype(np.float16)
+            return PackTensor(self.role, self.bits, self.shape, codebook, raw)
+        stream = memoryview(pack)[self.data : self.data + data_bytes(count, self.bits)]
+        used = count * self.bits % 8  # bits of the last byte; 0 means all
+        if used and stream[-1] >> used:
+            raise PackError("the padding behind the indexes is not zero")
+        return PackTensor(self.role, self.bits, self.shape, codebook, unpack_bits(stream, count, self.bits))
 
 
-def _sections(cursor: Cursor) -> tuple[fmt.Section, ...]:
-    sections = []
-    while cursor.at < cursor.end:
-        tag, length = fmt.SECTION.unpack(cursor.take(fmt.SECTION.size, "a section head"))
-        data = cursor.take(length, f"section {tag}")
-        if tag in set(fmt.Tag):
-            _check_section(tag, data, {section.tag for section in sections})
-        elif tag < fmt.ESSENTIAL_BELOW:
-            raise PackError(f"the pack needs feature {tag}, which this program does not know: upgrade edge-qprompt")
-        sections.append(fmt.Section(tag, data))
-    return tuple(sections)
+def _check_start(data: bytes) -> None:
+    if len(data) > MAX_BYTES:
+        raise PackError(f"this is larger than {MAX_BYTES} bytes, the most that a pack can have: it is not a pack")
+    if not data:
+        raise PackError("the file is empty: get it again")
+    if not data.startswith(MAGIC[: len(data)]):
+        raise PackError(f"not a pack: it starts with {data[:4]!r}, a pack with {MAGIC!r}; give the .qpk that `adapt` wrote")
+    if len(data) < SMALLEST:
+        raise PackError(f"the pack is {len(data)} bytes, the smallest has {SMALLEST}: {DAMAGED}")
 
 
-def _check_section(tag: int, data: bytes, seen: set[int]) -> None:
-    name = fmt.Tag(tag).name.lower()
-    if tag in seen:
-        raise PackError(f"two sections of kind {name}: {DAMAGED}")
-    if tag == fmt.Tag.NAMES_DIGEST:
-        if len(data) != 32:
-            raise PackError(f"section {name} has {len(data)} bytes, a SHA-256 has 32: {DAMAGED}")
-        return
+def _spans(cursor: Cursor, count: int) -> tuple[Span, ...]:
+    spans: list[Span] = []
+    room = MAX_SCALARS
+    for i in range(count):
+        try:
+            spans.append(_span(cursor, room))
+        except PackError as error:
+            raise PackError(f"tensor {i}: {error}: {DAMAGED}") from error
+        room -= math.prod(spans[-1].shape)
+    return tuple(spans)
+
+
+def _span(cursor: Cursor, room: int) -> Span:
+    """One tensor of at most `room` values."""
+    record = cursor.take(RECORD.size, "its record")
+    role, bits, dims = RECORD.unpack(record)
+    check_bits(bits)
+    if record[-1]:
+        raise PackError(f"the reserved byte of its record is {record[-1]}, not zero")
+    if dims > MAX_DIMS:  # before its shape is read
+        raise PackError(f"it has {dims} dimensions, 1 to {MAX_DIMS} are possible")
+    shape = struct.unpack(f"<{dims}H", cursor.take(2 * dims, "its shape"))
+    check_shape(shape)
+    count = math.prod(shape)
+    if count > room:
+        raise PackError(f"its shape is {shape}, all tensors together can have {MAX_SCALARS} values")
+    codebook = cursor.skip(codebook_bytes(bits), "its codebook")
+    return Span(role, bits, shape, codebook, cursor.skip(data_bytes(count, bits), f"its data of shape {shape}"))
+
+
+def _section(cursor: Cursor, number: int) -> tuple[int, bytes]:
     try:
-        text = data.decode()
-    except UnicodeDecodeError as error:
-        raise PackError(f"section {name} is not UTF-8: {DAMAGED}") from error
-    if tag == fmt.Tag.CLASS_NAMES and not all(line.strip() for line in text.split("\n")):
-        raise PackError(f"section {name} holds an empty name: {DAMAGED}")
-    if tag == fmt.Tag.TEMPLATE and text.count("{}") != 1:
-        raise PackError(f"section {name} is {text!r}, it must hold {{}} once: {DAMAGED}")
+        tag, length = SECTION.unpack(cursor.take(SECTION.size, "its head"))
+        return tag, cursor.take(length, f"its data (tag {tag})")
+    except PackError as error:
+        raise PackError(f"section {number}: {error}: {MISMADE}") from error

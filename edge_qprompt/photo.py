@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import io
 import math
+import threading
 import warnings
 from pathlib import Path
 
@@ -20,7 +21,8 @@ from edge_qprompt.errors import PhotoError
 from edge_qprompt.manifest import Preprocess
 
 MAX_PHOTO_BYTES = 256 << 20
-MAX_PHOTO_PIXELS = 200_000_000  # 0.6 GB decoded; the largest phone sensors have 200 megapixels
+MAX_PHOTO_PIXELS = 178_956_970  # 0.5 GB decoded; where Pillow itself refuses
+FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "JPEG2000")  # not EPS, which Pillow hands to Ghostscript
 MIN_SIDE = 2
 MAX_ASPECT = 16
 
@@ -37,15 +39,19 @@ def read_photo(path: Path) -> bytes:
     """The file's bytes.
 
     Raises:
-        PhotoError: unreadable, empty or larger than MAX_PHOTO_BYTES.
+        PhotoError: unreadable, no regular file, empty or larger than MAX_PHOTO_BYTES.
     """
     try:
         size = path.stat().st_size
+        if not path.is_file():
+            raise PhotoError(f"{path} is not a file")
         if size > MAX_PHOTO_BYTES:
-            raise PhotoError(f"{path} has {size >> 20} MB, the limit is {MAX_PHOTO_BYTES >> 20}: shrink the photo")
+            raise PhotoError(f"{path} has {size} bytes, the limit is {MAX_PHOTO_BYTES}: shrink the photo")
         data = path.read_bytes()
     except OSError as error:
         raise PhotoError(f"cannot read {path}: {error.strerror}") from error
+    except ValueError as error:  # a NUL in the name
+        raise PhotoError(f"cannot read {str(path)!r}: {error}") from error
     if not data:
         raise PhotoError(f"{path} is empty")
     return data
@@ -62,32 +68,69 @@ def decode_photo(data: bytes, name: str = "photo") -> Image.Image:
         PhotoError: not an image, cut short, or with more than MAX_PHOTO_PIXELS pixels.
     """
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # bombs are judged by size below, odd EXIF does not matter
-            with Image.open(io.BytesIO(data)) as image:
-                width, height = image.size
-                if width * height > MAX_PHOTO_PIXELS:
-                    raise PhotoError(f"{name} has {width} x {height} pixels, the limit is {MAX_PHOTO_PIXELS}: shrink the photo")
-                if min(width, height) < MIN_SIDE:
-                    raise PhotoError(f"{name} has {width} x {height} pixels, that is no photo")
-                image.load()
-                return _to_rgb(ImageOps.exif_transpose(image))
+        with _quiet, Image.open(io.BytesIO(data), formats=FORMATS) as image:
+            width, height = image.size
+            if width * height > MAX_PHOTO_PIXELS:
+                raise Image.DecompressionBombError(f"{width} x {height}")
+            if min(width, height) < MIN_SIDE:
+                raise PhotoError(f"{name} has {width} x {height} pixels, that is no photo")
+            image.load()
+            return _to_rgb(ImageOps.exif_transpose(image))
     except UnidentifiedImageError as error:
-        raise PhotoError(f"{name} is not an image that can be decoded") from error
+        known = ", ".join(FORMATS)
+        raise PhotoError(f"{name} is not an image that can be decoded ({known}), or is damaged: convert it to JPEG") from error
+    except Image.DecompressionBombError as error:
+        raise PhotoError(f"{name} has more than {MAX_PHOTO_PIXELS} pixels, the limit: shrink the photo") from error
     except PhotoError:
         raise
     except Exception as error:  # Pillow's decoders raise whatever their format brings to mind
         raise PhotoError(f"{name} is damaged or cut short: {error}") from error
 
 
+class _QuietPillow:
+    """Silences Pillow's warnings about odd EXIF and many pixels, which name no photo.
+
+    Warning filters belong to the process, so the first thread in sets them and the last one out
+    restores them; a `catch_warnings` in each thread would leave them changed for good.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._inside = 0
+        self._filters = warnings.catch_warnings()
+
+    def __enter__(self) -> None:
+        with self._lock:
+            if not self._inside:
+                self._filters = warnings.catch_warnings()
+                self._filters.__enter__()
+                warnings.filterwarnings("ignore", module=r"PIL\.")
+            self._inside += 1
+
+    def __exit__(self, *_: object) -> None:
+        with self._lock:
+            self._inside -= 1
+            if not self._inside:
+                self._filters.__exit__(None, None, None)
+
+
+_quiet = _QuietPillow()
+
+
 def _to_rgb(image: Image.Image) -> Image.Image:
-    if image.mode.startswith("I") or image.mode == "F":  # 16 bits a channel: scale, Pillow would clip
-        values = np.asarray(image, np.float64)
-        top = 255.0 if values.max(initial=0) <= 255 else 65535.0
-        image = Image.fromarray((values.clip(0, top) * (255.0 / top)).round().astype(np.uint8))
+    if image.mode.startswith("I") or image.mode == "F":
+        image = Image.fromarray(_to_bytes(np.asarray(image, np.float64), image.mode))
     if image.mode == "P" and "transparency" in image.info:
         image = image.convert("RGBA")
     return image.convert("RGB")
+
+
+def _to_bytes(values: NDArray[np.float64], mode: str) -> NDArray[np.uint8]:
+    """Grey levels of 16 or 32 bits scaled to 8, where Pillow would clip; white is the first that bounds them."""
+    values = np.nan_to_num(values)
+    whites = (1, 255, 65535) if mode == "F" else (255, 65535)
+    white = next((white for white in whites if values.max() <= white), whites[-1])
+    return (values.clip(0, white) * (255 / white)).round().astype(np.uint8)
 
 
 def to_pixels(image: Image.Image, settings: Preprocess) -> Pixels:
@@ -162,6 +205,6 @@ def _random_box(width: int, height: int, rng: np.random.Generator) -> tuple[int,
 
 
 def _normalise(image: Image.Image, settings: Preprocess) -> Pixels:
-    values = np.asarray(image, np.float32) / np.float32(255)  # (S, S, 3)
-    values = (values - np.array(settings.mean, np.float32)) / np.array(settings.std, np.float32)
-    return np.ascontiguousarray(values.transpose(2, 0, 1))  # (3, S, S)
+    mean, std = np.array(settings.mean, np.float32), np.array(settings.std, np.float32)
+    values = (np.asarray(image, np.float32) / np.float32(255) - mean) / std  # (S, S, 3)
+    return np.ascontiguousarray(values.transpose(2, 0, 1), np.float32)  # (3, S, S)

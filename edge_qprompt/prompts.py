@@ -33,8 +33,12 @@ def check_template(template: str) -> str:
     """The template itself.
 
     Raises:
-        PromptError: it does not hold {} exactly once.
+        PromptError: it does not hold {} exactly once, or is not UTF-8.
     """
+    try:
+        template.encode()
+    except UnicodeEncodeError as error:  # what Python makes of such an argument: lone surrogates
+        raise PromptError(f"the template is {template!r}, which is not UTF-8: write it in other letters") from error
     if template.count("{}") != 1:
         raise PromptError(f"the template is {template!r}, it must hold {{}} once, where the class name goes")
     return template

@@ -99,7 +99,7 @@ def _best_edges(ordered: Floats, count: int) -> Ranks:
     sums, squares = _prefix_sums(ordered)[ends], _prefix_sums(ordered**2)[ends]
     members = ends[:, None] - ends  # (M, M), row: where a run ends, column: where it starts
     error = squares[:, None] - squares - (sums[:, None] - sums) ** 2 / np.maximum(members, 1)
-    error = np.where(members >= 0, np.maximum(error, 0.0), np.inf)
+    error = np.where(members >= 0, error, np.inf)
     least = error[:, 0]
     starts = []
     for _ in range(count - 1):

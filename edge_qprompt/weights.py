@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -29,8 +30,9 @@ class TextWeights:
     """An open `text.safetensors`."""
 
     def __init__(self, path: Path) -> None:
+        opener: Any = safe_open  # its stubs are incomplete
         try:
-            self._file = safe_open(str(path), framework="np")
+            self._file = opener(str(path), framework="np")
         except (SafetensorError, OSError) as error:
             raise BackboneError(f"{path} cannot be read as safetensors ({error}): export the backbone again") from error
         self._names = set(self._file.keys())
@@ -56,7 +58,8 @@ class TextWeights:
         return rows
 
     def _row(self, name: str, row: int) -> Array:
-        values = np.asarray(self._file.get_slice(name)[row : row + 1], np.float32)
+        values: Array = np.asarray(self._file.get_slice(name)[row : row + 1], np.float32)
         if name + SCALE in self._names:
-            values = values * np.asarray(self._file.get_slice(name + SCALE)[row : row + 1], np.float32)[:, None]
+            scale: Array = np.asarray(self._file.get_slice(name + SCALE)[row : row + 1], np.float32)
+            values = (values * scale[:, None]).astype(np.float32)
         return values

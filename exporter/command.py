@@ -21,7 +21,14 @@ if TYPE_CHECKING:
     from edge_qprompt.manifest import Manifest
 
 EXTRA = "export"
-PACKAGES = {"torch": "torch", "onnx": "onnx", "onnxscript": "onnxscript", "timm": "timm", "open_clip": "open_clip_torch"}
+PACKAGES = {
+    "torch": "torch",
+    "onnx": "onnx",
+    "onnxscript": "onnxscript",
+    "timm": "timm",
+    "open_clip": "open_clip_torch",
+    "tokenizers": "tokenizers",
+}
 MEGABYTE = 1_000_000
 
 HELP = """Turn a CLIP model of open_clip into a backbone: a folder that runs without torch.

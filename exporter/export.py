@@ -14,6 +14,7 @@ from exporter.gates import Sample
 from exporter.image_graph import write_image_graph
 from exporter.int8 import write_int8
 from exporter.source import Source
+from exporter.tokenizer_file import write_tokenizer
 
 Report = Callable[[str], None]
 
@@ -48,7 +49,7 @@ def export(
         report(f"{source.name}: running the source model on {len(photos)} photos")
         sample = gates.take_sample(source, photos, names, warn)
         report("text encoder")
-        (work / fmt.TOKENIZER).write_bytes(source.tokenizer)
+        write_tokenizer(work, source.tokenizer)
         write_text(work, source.text_tensors, source.text, source.embed_dim)
         report(f"text encoder: smallest cosine {gates.check_text(work, source, names):.6f}")
         report("image encoder")
@@ -66,7 +67,12 @@ def export(
 def _int8(folder: Path, sample: Sample, report: Report, warn: Report) -> dict[str, PrecisionRecord]:
     """The record of image.int8.onnx by name, empty if there is none."""
     report("int8 image encoder")
-    result = write_int8(folder, sample.pixels, lambda: gates.measure(folder, "int8", sample), gates.accepts_int8, report)
+    try:
+        result = write_int8(folder, sample.pixels, lambda: gates.measure(folder, "int8", sample), gates.accepts_int8, report)
+    except Exception as error:  # onnxruntime's quantizer raises what it likes, and the backbone is whole without int8
+        (folder / fmt.image_onnx("int8")).unlink(missing_ok=True)
+        warn(f"no int8 image encoder was written, onnxruntime cannot quantize this one ({error}). The backbone works in fp32")
+        return {}
     float_part = f"; {result.in_float} of {result.nodes} layers left in float" if result.in_float else ""
     figures = f"{gates.describe(result.record)}{float_part}"
     if not result.written:

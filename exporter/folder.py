@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import importlib.metadata
 import json
-import os
 import shutil
 import tempfile
 from collections.abc import Iterator, Mapping
@@ -21,7 +20,7 @@ from safetensors.numpy import save_file
 from edge_qprompt import manifest as fmt
 from edge_qprompt.errors import ExportError
 from edge_qprompt.files import sha256_of, sync_folder
-from edge_qprompt.manifest import FileRecord, Manifest, Preprocess, PrecisionRecord, TextConfig
+from edge_qprompt.manifest import FileRecord, Manifest, PrecisionRecord, Preprocess, TextConfig
 from exporter.text_graph import write_text_graph
 
 INT8_LEVELS = 127
@@ -43,6 +42,7 @@ def new_folder(target: Path, *, replace: bool) -> Iterator[Path]:
         if any(target.iterdir()) and not (target / fmt.FILE_NAME).is_file():
             raise ExportError(f"{target} is not a backbone folder, it will not be replaced: give another --out")
     target.parent.mkdir(parents=True, exist_ok=True)
+    old = target.parent / f".{target.name}.old"
     work = Path(tempfile.mkdtemp(dir=target.parent, prefix=f".{target.name}.", suffix=".part"))
     try:
         yield work
@@ -50,11 +50,12 @@ def new_folder(target: Path, *, replace: bool) -> Iterator[Path]:
         for path in work.iterdir():
             path.chmod(0o644)  # safetensors makes private files
         if target.exists():
-            shutil.rmtree(target)
-        os.replace(work, target)
+            target.rename(old)  # two renames: whatever happens, one whole folder is left
+        work.rename(target)
         sync_folder(target.parent)
     finally:
         shutil.rmtree(work, ignore_errors=True)
+        shutil.rmtree(old, ignore_errors=True)
 
 
 def write_text(folder: Path, tensors: Tensors, config: TextConfig, embed_dim: int, int8: tuple[str, ...] = ()) -> None:

@@ -111,7 +111,7 @@ def check_text(folder: Path, source: Source, names: Sequence[str]) -> float:
     Raises:
         ExportError: names the text that is tokenized otherwise, or gives the figure.
     """
-    tokenizer = Tokenizer(folder / fmt.TOKENIZER, source.text)
+    tokenizer = Tokenizer(folder, source.text)
     texts = [DEFAULT_TEMPLATE.replace("{}", name) for name in (*names, *HARD_NAMES)]
     for text in texts:
         got, wanted = tokenizer.encode(text), source.reference.tokens(text)

@@ -29,7 +29,7 @@ from edge_qprompt.manifest import Manifest, PrecisionRecord, Preprocess, TextCon
 from edge_qprompt.photo import decode_photo, to_pixels
 from edge_qprompt.session import Session
 from exporter import folder
-from exporter.tokenizer_file import clip_tokenizer
+from exporter.tokenizer_file import clip_tokenizer, write_tokenizer
 
 SOT, EOT = 49406, 49407
 OPSET = 17
@@ -84,7 +84,7 @@ def store_low(path: Path) -> None:
         graph.initializer.remove(tensor)
         if name in last:
             codes, scale = folder.int8_rows(values)
-            stored = {f"{name}.int8": codes, f"{name}.scale": scale.astype(np.float32)}
+            stored: dict[str, NDArray[Any]] = {f"{name}.int8": codes, f"{name}.scale": scale.astype(np.float32)}
             node = helper.make_node("DequantizeLinear", list(stored), [name], axis=0)
         else:
             stored = {f"{name}.half": values.astype(np.float16)}
@@ -107,7 +107,7 @@ def build(weights: Path, config_path: Path, target: Path) -> Manifest:
     named = text_tensors(tensors)
     matrices = tuple(name for name in named if name == "token_embedding.weight" or name.endswith(MATRICES))
     with folder.new_folder(target, replace=True) as work:
-        (work / fmt.TOKENIZER).write_bytes(tokenizer)
+        write_tokenizer(work, tokenizer)
         (work / "NOTICE").write_text(NOTICE.read_text())
         folder.write_text(work, named, text, config["embed_dim"], int8=matrices)
         _write_image(work / fmt.image_onnx("fp32"), tower, preprocess.size)

@@ -9,7 +9,6 @@ Symbols: B photos, C texts, S pixels a side, D dimensions of a feature.
 from __future__ import annotations
 
 import difflib
-import importlib
 import importlib.util
 import json
 import warnings
@@ -130,7 +129,9 @@ def import_open_clip() -> Any:
     if importlib.util.find_spec("open_clip") is None:
         raise MissingExtraError("open_clip_torch", "export")
     define_missing_schemas()
-    return importlib.import_module("open_clip")
+    import open_clip  # here, since it imports torchvision
+
+    return open_clip
 
 
 def _read_config(open_clip: Any, request: Request) -> tuple[Config, Config]:

@@ -9,6 +9,8 @@ from pathlib import Path
 from tokenizers import Regex, Tokenizer, decoders, normalizers, pre_tokenizers
 from tokenizers.models import BPE
 
+from edge_qprompt import manifest as fmt
+
 MERGES = 49152 - 256 - 2  # what CLIP reads of the file, the rest is unused
 PATTERN = r"<\|startoftext\|>|<\|endoftext\|>|'s|'t|'re|'ve|'m|'ll|'d|[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+"
 END = "</w>"
@@ -36,6 +38,12 @@ def clip_tokenizer(merges_file: Path) -> bytes:
     document = json.loads(tokenizer.to_str())
     document["model"]["merges"] = [" ".join(pair) for pair in merges]  # the older form, a tenth smaller
     return json.dumps(document, ensure_ascii=False, separators=(",", ":")).encode()
+
+
+def write_tokenizer(folder: Path, tokenizer: bytes) -> None:
+    """Write tokenizer.json and the small file that names its kind to the reader on the device."""
+    (folder / fmt.TOKENIZER).write_bytes(tokenizer)
+    (folder / fmt.TOKENIZER_CONFIG).write_text(json.dumps({"tokenizer_class": "CLIPTokenizer"}) + "\n")
 
 
 def _byte_letters() -> list[str]:

@@ -196,7 +196,7 @@ def test_photos_are_spread_and_named(tmp_path: Path) -> None:
 def test_tokens_are_those_of_open_clip(tmp_path: Path) -> None:
     small, open_clip = loaded(tmp_path), import_open_clip()
     (tmp_path / "tokenizer.json").write_bytes(small.tokenizer)
-    ours, theirs = Tokenizer(tmp_path / "tokenizer.json", small.text), open_clip.SimpleTokenizer()
+    ours, theirs = Tokenizer(tmp_path, small.text), open_clip.SimpleTokenizer()
     odd = ["Tom &amp; Jerry", "naïve\tcafé\n", "x" * 40, "🙂 smile", "No. 5"]
     names = [*open_clip.IMAGENET_CLASSNAMES, *HARD_NAMES, *odd]
     texts = [template.replace("{}", name) for name in names for template in ("{}", "a photo of a {}.")]

@@ -54,7 +54,9 @@ def quick(method: str, bits: int = 1, epochs: int = 20, **more: object) -> Adapt
 
 
 @pytest.mark.parametrize(("method", "bits"), [("qcoop", 1), ("qcoop", 2), ("qcoop", 4), ("qcoop", 8), ("coop", 16)])
-def test_pack_is_the_last_training_forward(backbone: Backbone, problem: Problem, method: str, bits: int, clothes: Dataset) -> None:
+def test_pack_is_the_last_training_forward(
+    backbone: Backbone, problem: Problem, method: str, bits: int, clothes: Dataset
+) -> None:
     learner = METHODS[method](problem, initial_context(backbone, 4, 1), MethodSettings(ClusterSettings(bits=min(bits, 8))))
     learn(learner, problem.features, problem.labels, LoopSettings(epochs=10))
     ctx = learner.parameters["ctx"]

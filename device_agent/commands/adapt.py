@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import resource
 import sys
@@ -20,9 +21,17 @@ if TYPE_CHECKING:
 MAXRSS_UNIT = 1 if sys.platform == "darwin" else 1024  # getrusage: bytes on macOS, kilobytes elsewhere
 
 
+def _finite(ctx: click.Context, param: click.Parameter, value: float) -> float:  # noqa: ARG001  click's signature
+    if not math.isfinite(value):
+        raise click.BadParameter("it must be a finite number")
+    return value
+
+
 @click.command("adapt", short_help="Learn a pack from a folder of photos.")
 @click.argument("data", type=click.Path(path_type=Path))
-@click.option("--out", required=True, type=click.Path(path_type=Path, dir_okay=False), help="The pack to write, e.g. flowers.qpk.")
+@click.option(
+    "--out", required=True, type=click.Path(path_type=Path, dir_okay=False), help="The pack to write, e.g. flowers.qpk."
+)
 @terminal.backbone_option
 @terminal.precision_option
 @click.option(
@@ -37,8 +46,12 @@ MAXRSS_UNIT = 1 if sys.platform == "darwin" else 1024  # getrusage: bytes on mac
 @click.option("--shots", type=click.IntRange(1), default=16, show_default=True, help="Training photos a class, at most.")
 @terminal.classes_option
 @click.option("--epochs", type=click.IntRange(0), default=200, show_default=True, help="Passes over the photos.")
-@click.option("--views", type=click.IntRange(1, 64), default=1, show_default=True, help="Views a photo: the centre, then random crops.")
-@click.option("--lr", type=click.FloatRange(0, min_open=True), default=0.002, show_default=True, help="Learning rate.")
+@click.option(
+    "--views", type=click.IntRange(1, 64), default=1, show_default=True, help="Views a photo: the centre, then random crops."
+)
+@click.option(
+    "--lr", type=click.FloatRange(0, min_open=True), callback=_finite, default=0.002, show_default=True, help="Learning rate."
+)
 @click.option("--seed", type=click.IntRange(0), default=1, show_default=True, help="Choice of photos, crops and their order.")
 @terminal.template_option
 @terminal.names_option
@@ -62,19 +75,22 @@ def command(data: Path, out: Path, as_json: bool, names: Path | None, resume: bo
     """
     from edge_qprompt.backbone import Backbone
     from edge_qprompt.dataset import load_dataset
+    from edge_qprompt.pack import names_section
     from edge_qprompt.prompts import check_template
 
-    try:
+    _check_target(out)
+    check_template(options["template"])
+    backbone = Backbone.open(options["backbone"], options["precision"])
+    dataset = load_dataset(data, names).select(options["classes"])
+    names_section(dataset.names)  # a name that no pack can hold is better known now than after learning
+    try:  # after the quick checks: torch takes seconds to start
         from edge_qprompt.learn.adapt import adapt
     except ModuleNotFoundError as error:
         if error.name != "torch":
             raise
         raise MissingExtraError("torch", "adapt") from error
 
-    _check_target(out)
-    check_template(options["template"])
-    backbone = Backbone.open(options["backbone"], options["precision"])
-    dataset = load_dataset(data, names).select(options["classes"])
+    terminal.warn_notes(dataset.notes)
     _warn_few(dataset, options["shots"])
     checkpoint = out.with_name(out.name + ".checkpoint")
     if resume and not checkpoint.exists():
@@ -114,6 +130,8 @@ def _settings(options: dict[str, Any]) -> AdaptSettings:
 
 def _check_target(out: Path) -> None:
     """Fail before the work, not after it."""
+    if out.exists() and not out.is_file():
+        raise DataError(f"--out {out} is not a regular file: choose another")
     if not out.parent.is_dir():
         raise DataError(f"the folder {out.parent} of --out does not exist: create it first")
     if not os.access(out.parent, os.W_OK):
@@ -158,9 +176,10 @@ def _lines(r: dict[str, Any]) -> list[str]:
     measured = "held_out" if r["held_out_source"] else "train"
     where = f"{r['held_out_images']} {r['held_out_source']} photos" if r["held_out_source"] else "the training photos"
     where = where.replace("photos photos", "photos")
+    after = terminal.percent(r[measured + "_accuracy"])
     seconds = ", ".join(f"{stage} {s:.1f} s" for stage, s in r["seconds"].items())
     return [
         f"{r['pack']}  {r['bytes']} bytes, {r['classes']} classes, {r['method']} on {r['backbone']} {r['precision']}",
-        f"accuracy   {terminal.percent(r['zero_shot_accuracy'])} before, {terminal.percent(r[measured + '_accuracy'])} after, on {where}",
+        f"accuracy   {terminal.percent(r['zero_shot_accuracy'])} before, {after} after, on {where}",
         f"learned    from {r['images_used']} photos in {r['steps']} steps ({seconds}; {r['peak_memory_mb']:.0f} MB)",
     ]

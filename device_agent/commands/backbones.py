@@ -20,11 +20,18 @@ def command(verify: bool, as_json: bool) -> None:
       edge-qprompt backbones --verify --json
     """
     from edge_qprompt.backbone import Backbone, list_backbones
+    from edge_qprompt.errors import BackboneError
     from edge_qprompt.manifest import Manifest
 
     rows: list[dict[str, Any]] = []
     for folder in list_backbones():
-        manifest = Manifest.read(folder)
+        try:
+            manifest = Manifest.read(folder)
+        except BackboneError as error:
+            if verify:
+                raise
+            terminal.warn(str(error))  # one damaged export must not hide the others
+            continue
         if verify:
             Backbone(folder, manifest, next(iter(manifest.precisions))).verify()
         rows.append(

@@ -82,7 +82,7 @@ def _expand(image: str) -> list[Path]:
         return found
     if path.exists():
         return [path]
-    matches = sorted(glob.glob(image, recursive=True))
+    matches = sorted(glob.glob(image, recursive=True))  # noqa: PTH207  a pattern may be absolute
     if not matches:
         raise DataError(f"no such photo: {image}")
     return [found for match in matches for found in ([Path(match)] if Path(match).is_file() else list_photos(Path(match)))]

@@ -37,7 +37,9 @@ def command(out: Path | None) -> None:
     step("After: the pack on the test photos", "evaluate fashion.qpk photos")
     step("What is in the pack", "inspect fashion.qpk")
     step("Label three photos with it", f"classify fashion.qpk {' '.join(NEW_PHOTOS)}")
-    step("The same prompt with classes that it never saw", f"classify fashion.qpk {NEW_PHOTOS[0]} --labels 'sock,ankle boot,scarf'")
+    step(
+        "The same prompt with classes that it never saw", f"classify fashion.qpk {NEW_PHOTOS[0]} --labels 'sock,ankle boot,scarf'"
+    )
     click.echo(f"The pack is {(folder / 'fashion.qpk').stat().st_size} bytes: {folder / 'fashion.qpk'}")
 
 

@@ -54,6 +54,7 @@ def command(
     model = Backbone.open(backbone, precision)
     model.check(opened)
     dataset = load_dataset(data, names).select(classes)
+    terminal.warn_notes(dataset.notes)
     photos, split = (dataset.test, "test") if dataset.test else (dataset.train, "all photos")
     learned = Classifier(model, opened, dataset.names)
     by_hand = zero_shot(model, dataset.names, template)

@@ -68,7 +68,7 @@ def describe(pack: Any, path: str) -> dict[str, Any]:
 
 
 def _name(kind: Any, number: int) -> str:
-    known = {member.value: member.name.lower().replace("_", "-") for member in kind}
+    known: dict[int, str] = {member.value: member.name.lower().replace("_", "-") for member in kind}
     return known.get(number, f"unknown ({number})")
 
 

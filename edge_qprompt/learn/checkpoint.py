@@ -32,7 +32,7 @@ class Checkpoint:
 
     parameters: Mapping[str, Tensor]
     momenta: Mapping[str, Tensor]
-    method: Mapping[str, Tensor]
+    method: dict[str, Tensor]
     steps: int
     losses: list[float]
 

@@ -3,7 +3,7 @@
 torch's OpenMP threads wait for each other by spinning, hundreds of times a step. Where another
 program wants a core too, each wait can cost a scheduler's time slice: a 10 ms step of the embedded
 backbone was measured at 440 ms on two busy cores with two threads, and at 12 ms with one
-(`benchmarks/step_speed.py --busy`). A small step gains little from a second thread, so it gets one. The
+(docs/adr/0005-threads.md). A small step gains little from a second thread, so it gets one. The
 rule looks at nothing but the amount of work: the number of threads changes the last bits of a sum,
 and the same command must give the same bytes.
 """

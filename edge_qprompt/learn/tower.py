@@ -41,6 +41,7 @@ class Linear:
     bias: Tensor
 
     def __call__(self, x: Tensor) -> Tensor:
+        """Any leading shape."""
         return F.linear(x, self.weight, self.bias)
 
     def rows(self, start: int, end: int) -> Linear:
@@ -57,6 +58,7 @@ class LayerNorm:
     eps: float
 
     def __call__(self, x: Tensor) -> Tensor:
+        """Any leading shape."""
         return F.layer_norm(x, self.weight.shape, self.weight, self.bias, self.eps)
 
 
@@ -176,7 +178,8 @@ class TextTower:
         qkv = self._split(block.qkv(block.ln_1(x)), 3)  # 3 x (P + M, H, d)
         q, k, v = qkv
         prefix = [t[:n_prefix].transpose(0, 1) for t in qkv]  # 3 x (H, P, d)
-        parts = [F.scaled_dot_product_attention(*(t[None] for t in prefix), is_causal=True)[0].transpose(0, 1)]  # (P, H, d)
+        mixed = F.scaled_dot_product_attention(prefix[0][None], prefix[1][None], prefix[2][None], is_causal=True)[0]
+        parts = [mixed.transpose(0, 1)]  # (P, H, d)
         for group in groups:
             span = slice(n_prefix + group.start, n_prefix + group.end)
             keys, values = self._behind(k, prefix[1], span, group), self._behind(v, prefix[2], span, group)

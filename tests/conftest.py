@@ -1,0 +1,113 @@
+"""What the tests share: private caches, the embedded backbone, small folders of photos, the real command."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import edge_qprompt
+from edge_qprompt import Backbone
+
+DEMO = Path(edge_qprompt.__file__).parent / "data" / "fashion_mnist"
+SHARED = Path(__file__).parent.parent.parent / "shared" / "datasets"
+
+
+@dataclass(frozen=True)
+class Done:
+    """A command that has ended."""
+
+    code: int
+    out: str
+    err: str
+
+    @property
+    def json(self) -> dict[str, Any]:
+        """The one object on stdout; fails on anything beside it, stderr included in the report."""
+        assert self.code == 0, self.err
+        found = json.loads(self.out)
+        assert isinstance(found, dict)
+        assert self.out.count("\n") == 1
+        return found
+
+
+Command = Callable[..., Done]
+MakePhotos = Callable[..., Path]
+
+
+@pytest.fixture(scope="session", autouse=True)
+def private_folders(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """No test reads or writes the user's own cache and backbones."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("EDGE_QPROMPT_CACHE", str(tmp_path_factory.mktemp("cache")))
+        patch.setenv("EDGE_QPROMPT_BACKBONES", str(tmp_path_factory.mktemp("backbones")))
+        yield
+
+
+@pytest.fixture(scope="session")
+def nano() -> Backbone:
+    return Backbone.open("nano")
+
+
+@pytest.fixture
+def photos(tmp_path: Path) -> MakePhotos:
+    return lambda *classes, **more: make_photos(tmp_path, *classes, **more)
+
+
+def make_photos(base: Path, *classes: str, each: int = 4, into: str = "photos", split: str = "train") -> Path:
+    """The folder `base/into` with the first demo photos of each class; "cat=bag" puts bags into cat/."""
+    root = base / into
+    for given in classes or ("bag", "coat", "sandal"):
+        folder, _, source = given.partition("=")
+        (root / folder).mkdir(parents=True)
+        for i in range(each):
+            shutil.copy(DEMO / split / (source or folder) / f"{i}.png", root / folder)
+    return root
+
+
+@pytest.fixture(scope="session")
+def shared() -> Path:
+    if not SHARED.is_dir():
+        pytest.skip(f"the shared data sets are not at {SHARED}")
+    return SHARED
+
+
+@pytest.fixture(scope="session")
+def edge_qprompt_command() -> Command:
+    return run_command
+
+
+def run_command(*args: str | Path, env: Mapping[str, str] | None = None, **more: Any) -> Done:
+    """Run `edge-qprompt ARGS` as a process of its own; `more` goes to subprocess.run."""
+    command = [sys.executable, "-m", "device_agent", *map(str, args)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300, env={**os.environ, **(env or {})}, **more)
+    return Done(done.returncode, done.stdout, done.stderr)
+
+
+@dataclass(frozen=True)
+class Learned:
+    """A pack that the command has made."""
+
+    path: Path
+    photos: Path
+    command: tuple[str, ...]
+    done: Done
+
+
+@pytest.fixture(scope="session")
+def learned(tmp_path_factory: pytest.TempPathFactory) -> Learned:
+    """Three classes of four photos each; too little to be good, enough to be real."""
+    base = tmp_path_factory.mktemp("learned")
+    root = make_photos(base, "bag", "ankle_boot", "t-shirt")
+    command = ("adapt", str(root), "--epochs", "3", "--shots", "3", "--json")
+    done = run_command(*command, "--out", base / "clothes.qpk")
+    assert done.code == 0, done.err
+    return Learned(base / "clothes.qpk", root, command, done)
