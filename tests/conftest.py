@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 import edge_qprompt
 from edge_qprompt import Backbone
@@ -50,6 +51,12 @@ def private_folders(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
         patch.setenv("EDGE_QPROMPT_CACHE", str(tmp_path_factory.mktemp("cache")))
         patch.setenv("EDGE_QPROMPT_BACKBONES", str(tmp_path_factory.mktemp("backbones")))
         yield
+
+
+@pytest.fixture(scope="session", autouse=True)
+def one_thread() -> None:
+    """Two spinning torch threads on a busy machine are slower than one: docs/adr/0005-threads.md."""
+    torch.set_num_threads(1)
 
 
 @pytest.fixture(scope="session")
