@@ -113,7 +113,7 @@ def load_dataset(path: Path, names_file: Path | None = None) -> Dataset:
     splits = _from_csv(path) if path.is_file() else _from_folders(path)
     default = path / CLASSES_FILE
     table = names_file or (default if default.is_file() else None)
-    found = sorted({label for rows in splits.values() for _, label in rows}, key=_natural)
+    found = sorted({label for rows in splits.values() for _, label in rows})
     named = _read_names(table) if table else {label: readable(label) for label in found}
     if unknown := [label for label in found if label not in named]:
         raise DataError(f"{table} does not list {unknown[:5]}: add a line `label<TAB>folder<TAB>name` for each, or remove them")
@@ -141,7 +141,7 @@ def _splits(path: Path) -> list[str]:
 
 def _subfolders(root: Path) -> list[Path]:
     folders = (folder for folder in root.iterdir() if folder.is_dir() and not folder.name.startswith("."))
-    return sorted(folders, key=lambda folder: _natural(folder.name))
+    return sorted(folders, key=lambda folder: folder.name)
 
 
 def _class_folders(root: Path) -> Rows:

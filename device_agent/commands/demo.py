@@ -15,7 +15,7 @@ import edge_qprompt
 from edge_qprompt.errors import EdgeQPromptError
 
 PHOTOS = Path(edge_qprompt.__file__).parent / "data" / "fashion_mnist"
-NEW_PHOTOS = ("photos/test/ankle_boot/7.png", "photos/test/bag/3.png", "photos/test/dress/11.png")
+NEW_PHOTOS = ("photos/test/ankle_boot/0.png", "photos/test/bag/0.png", "photos/test/dress/0.png")
 
 
 @click.command("demo", short_help="See it work on built-in photos, in a minute.")
@@ -33,7 +33,7 @@ def command(out: Path | None) -> None:
     click.echo(f"Ten kinds of clothes, 16 photos each to learn from, 50 each to test on. Working in {folder}\n")
     step = partial(_step, folder)
     step("Before: the hand-written prompt, nothing learned", "adapt photos --out before.qpk --method zero-shot")
-    step("Learn a 1-bit prompt on this machine's CPU", "adapt photos --out fashion.qpk")
+    step("Learn a 1-bit prompt on this machine's CPU", "adapt photos --out fashion.qpk --epochs 100")
     step("After: the pack on the test photos", "evaluate fashion.qpk photos")
     step("What is in the pack", "inspect fashion.qpk")
     step("Label three photos with it", f"classify fashion.qpk {' '.join(NEW_PHOTOS)}")
