@@ -14,6 +14,7 @@ from __future__ import annotations
 import argparse
 import importlib.util
 import json
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -151,16 +152,18 @@ def _preprocess(c: dict[str, Any]) -> Preprocess:
 
 def _write_image(path: Path, tower: ImageTower, size: int) -> None:
     example = torch.zeros(2, 3, size, size)
-    torch.onnx.export(
-        tower,
-        (example,),
-        str(path),
-        input_names=["pixels"],
-        output_names=["features"],
-        dynamic_axes={"pixels": {0: "B"}, "features": {0: "B"}},
-        opset_version=OPSET,
-        dynamo=False,
-    )
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # the older exporter: deprecated, but its graph is what store_low knows
+        torch.onnx.export(
+            tower,
+            (example,),
+            str(path),
+            input_names=["pixels"],
+            output_names=["features"],
+            dynamic_axes={"pixels": {0: "B"}, "features": {0: "B"}},
+            opset_version=OPSET,
+            dynamo=False,
+        )
     store_low(path)
 
 

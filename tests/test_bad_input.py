@@ -57,13 +57,15 @@ def test_folders_that_cannot_be_learned_from(edge_qprompt_command: Command, phot
 def spoil(folder: Path) -> dict[str, str]:
     """Bad photos of every kind in a class folder; name to what is said of it."""
     whole = (folder / "0.png").read_bytes()
+    size = (60_000).to_bytes(4, "big") * 2
+    head = whole[12:16] + size + whole[24:29]  # IHDR, without its checksum
     bad = {
         "corrupt.png": (whole[:80] + bytes(60) + whole[140:], "is damaged or cut short"),
         "cut.png": (whole[: len(whole) // 2], "is damaged or cut short"),
         "empty.jpg": (b"", "is empty"),
         "head.jpg": (JPEG_HEAD, "or is damaged"),
         "text.jpg": (b"my holiday", "is not an image"),
-        "huge.png": (whole[:16] + (60_000).to_bytes(4, "big") * 2 + whole[24:], "more than 178956970 pixels"),
+        "huge.png": (whole[:12] + head + zlib.crc32(head).to_bytes(4, "big") + whole[33:], "more than 178956970 pixels"),
         "photo.heic": (b"\0\0\0\x18ftypheic", "convert it to JPEG"),
     }
     for name, (data, _) in bad.items():

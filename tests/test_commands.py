@@ -23,8 +23,7 @@ def test_help_of_each_verb_shows_an_example(edge_qprompt_command: Command, verb:
     assert (done.code, done.err) == (0, "")
     usage, rest = done.out.split("\n", 1)
     assert usage.startswith(f"Usage: edge-qprompt {verb}")
-    if verb != "demo":  # which takes nothing
-        assert f"  edge-qprompt {verb}" in rest
+    assert f"  edge-qprompt {verb}" in rest
 
 
 def test_help_lists_the_verbs_and_version_is_the_packages(edge_qprompt_command: Command) -> None:

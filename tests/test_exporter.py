@@ -125,7 +125,7 @@ def test_the_folder_is_whole_and_keeps_secrets(exported: Exported) -> None:
     names = {path.name for path in exported.folder.iterdir()}
     assert names == {*manifest.files, "manifest.json"}
     assert names == {
-        "image.fp32.onnx", "image.int8.onnx", "text.onnx", "text.safetensors", "tokenizer.json", "manifest.json"
+        "image.fp32.onnx", "image.int8.onnx", "text.onnx", "text.safetensors", "tokenizer.json", "tokenizer_config.json", "manifest.json"
     }  # fmt: skip
     Backbone.open(exported.folder).verify()
     for name in ("image.fp32.onnx", "image.int8.onnx"):

@@ -26,6 +26,7 @@ from exporter.photos import DEMO, EVERYDAY, find_photos
 from exporter.request import Request
 from exporter.source import Source, import_open_clip, load
 from exporter.supported import TEXT_RULES, check_supported
+from exporter.tokenizer_file import write_tokenizer
 
 DATASETS = Path(__file__).parents[2] / "shared" / "datasets"
 UNSUPPORTED = {
@@ -195,7 +196,7 @@ def test_photos_are_spread_and_named(tmp_path: Path) -> None:
 
 def test_tokens_are_those_of_open_clip(tmp_path: Path) -> None:
     small, open_clip = loaded(tmp_path), import_open_clip()
-    (tmp_path / "tokenizer.json").write_bytes(small.tokenizer)
+    write_tokenizer(tmp_path, small.tokenizer)
     ours, theirs = Tokenizer(tmp_path, small.text), open_clip.SimpleTokenizer()
     odd = ["Tom &amp; Jerry", "naïve\tcafé\n", "x" * 40, "🙂 smile", "No. 5"]
     names = [*open_clip.IMAGENET_CLASSNAMES, *HARD_NAMES, *odd]

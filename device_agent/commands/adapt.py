@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import math
 import os
 import resource
@@ -78,17 +79,14 @@ def command(data: Path, out: Path, as_json: bool, names: Path | None, resume: bo
     from edge_qprompt.pack import names_section
     from edge_qprompt.prompts import check_template
 
+    if importlib.util.find_spec("torch") is None:
+        raise MissingExtraError("torch", "adapt")
     _check_target(out)
     check_template(options["template"])
     backbone = Backbone.open(options["backbone"], options["precision"])
     dataset = load_dataset(data, names).select(options["classes"])
     names_section(dataset.names)  # a name that no pack can hold is better known now than after learning
-    try:  # after the quick checks: torch takes seconds to start
-        from edge_qprompt.learn.adapt import adapt
-    except ModuleNotFoundError as error:
-        if error.name != "torch":
-            raise
-        raise MissingExtraError("torch", "adapt") from error
+    from edge_qprompt.learn.adapt import adapt  # after the quick checks: torch takes seconds to start
 
     terminal.warn_notes(dataset.notes)
     _warn_few(dataset, options["shots"])

@@ -24,6 +24,10 @@ def command(out: Path | None) -> None:
     """Adapt, evaluate, inspect and classify on 660 built-in Fashion-MNIST photos. No network.
 
     Every step is printed as the command that does it, and runs as its own process.
+
+    \b
+      edge-qprompt demo
+      edge-qprompt demo --out here/
     """
     folder = out or Path(tempfile.mkdtemp(prefix="edge-qprompt-demo-"))
     folder.mkdir(parents=True, exist_ok=True)

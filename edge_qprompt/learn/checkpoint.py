@@ -70,9 +70,10 @@ class CheckpointFile:
                 part, name = key.split("/", 1)
                 parts[part][name] = tensor
             checkpoint = Checkpoint(**parts, steps=facts["steps"], losses=facts["losses"])
+            same_run = facts["digest"] == self.digest
         except (SafetensorError, ValueError, KeyError, TypeError) as error:
             raise CheckpointError(f"the checkpoint {self.path} is damaged ({error}): {advice}") from error
-        if facts["digest"] != self.digest:
+        if not same_run:
             raise CheckpointError(f"{self.path} belongs to a run with other settings, photos or backbone: {advice}")
         return checkpoint
 
