@@ -82,7 +82,7 @@ def _lines(r: dict[str, Any]) -> list[str]:
     ]
     for tensor in r["tensors"]:
         shape = " x ".join(str(n) for n in tensor["shape"])
-        lines.append(f"{tensor['role']:<10} {shape} at {tensor['bits']} bits ({tensor['float16_bytes']} bytes as float16)")
+        lines.append(f"{tensor['role']:<10} {shape} with b = {tensor['bits']} ({tensor['float16_bytes']} bytes as float16)")
         if tensor["codebook"]:
             shown = ", ".join(f"{value:+.5f}" for value in tensor["codebook"][:16])
             lines.append(f"codebook   {shown}{' ...' if len(tensor['codebook']) > 16 else ''}")
