@@ -124,7 +124,11 @@ class Backbone:
         size = self.manifest.preprocess.size
         if pixels.ndim != 4 or pixels.shape[1:] != (3, size, size):
             raise BackboneError(f"pixels have shape {pixels.shape}, backbone {self.manifest.name} takes (B, 3, {size}, {size})")
-        return self._image.run({"pixels": np.ascontiguousarray(pixels, np.float32)})
+        features = self._image.run({"pixels": np.ascontiguousarray(pixels, np.float32)})
+        if features.shape != (len(pixels), self.manifest.embed_dim):
+            wanted = (len(pixels), self.manifest.embed_dim)
+            raise BackboneError(f"the image encoder gives {features.shape}, wanted {wanted}: export the backbone again")
+        return features
 
     def close(self) -> None:
         """Let the encoders go; they are loaded again when needed."""
