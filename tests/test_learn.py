@@ -166,7 +166,8 @@ def test_a_killed_command_resumes_to_the_same_bytes(tmp_path: Path, how: signal.
     command = [sys.executable, "-m", "device_agent", "adapt", str(PHOTOS), "--shots", "4", "--epochs", "400"]
     subprocess.run([*command, "--out", str(tmp_path / "whole.qpk")], check=True, capture_output=True)
     out, checkpoint = tmp_path / "cut.qpk", tmp_path / "cut.qpk.checkpoint"
-    run = subprocess.Popen([*command, "--out", str(out)])
+    # a shell's background jobs ignore Ctrl-C, and so would their children
+    run = subprocess.Popen([*command, "--out", str(out)], preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL))
     deadline = time.monotonic() + 60
     while not checkpoint.exists() and run.poll() is None and time.monotonic() < deadline:
         time.sleep(0.02)
