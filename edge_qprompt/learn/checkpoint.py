@@ -89,10 +89,6 @@ class CheckpointFile:
         tensors["facts"] = _as_tensor(json.dumps(facts).encode())
         write_whole(self.path, save(tensors))
 
-    def remove(self) -> None:
-        """The run is finished."""
-        self.path.unlink(missing_ok=True)
-
 
 def _as_tensor(data: bytes) -> Tensor:
     """Bytes as a tensor: json floats survive exactly, and the file stays one."""
