@@ -45,7 +45,7 @@ def clothes() -> Dataset:
 @pytest.fixture(scope="module")
 def problem(backbone: Backbone, clothes: Dataset) -> Problem:
     features = extract(backbone, clothes.train.paths)
-    return Problem.of(backbone, clothes.names, 4, features.values, np.array(clothes.train.labels))
+    return Problem.of(backbone, clothes.names, initial_context(backbone, 4, 1), features.values, np.array(clothes.train.labels))
 
 
 def quick(method: str, bits: int = 1, epochs: int = 20, **more: object) -> AdaptSettings:
@@ -57,7 +57,7 @@ def quick(method: str, bits: int = 1, epochs: int = 20, **more: object) -> Adapt
 def test_pack_is_the_last_training_forward(
     backbone: Backbone, problem: Problem, method: str, bits: int, clothes: Dataset
 ) -> None:
-    learner = METHODS[method](problem, initial_context(backbone, 4, 1), MethodSettings(ClusterSettings(bits=min(bits, 8))))
+    learner = METHODS[method](problem, MethodSettings(ClusterSettings(bits=min(bits, 8))))
     learn(learner, problem.features, problem.labels, LoopSettings(epochs=10))
     ctx = learner.parameters["ctx"]
     used = learner._quantizer(ctx) if method == "qcoop" else ctx
@@ -125,7 +125,7 @@ def test_learning_rate_follows_the_reference_schedule() -> None:
 
 def test_divergence_is_an_error(problem: Problem, backbone: Backbone) -> None:
     broken = dataclasses.replace(problem, features=torch.full_like(problem.features, float("nan")))
-    method = METHODS["coop"](broken, initial_context(backbone, 4, 1), MethodSettings())
+    method = METHODS["coop"](broken, MethodSettings())
     with pytest.raises(EdgeQPromptError, match="diverged in epoch 1"):
         learn(method, broken.features, broken.labels, LoopSettings(epochs=2))
 

@@ -22,11 +22,12 @@ from edge_qprompt.dataset import Dataset, Photos
 from edge_qprompt.errors import DataError, PromptError
 from edge_qprompt.features import Features, Views, extract
 from edge_qprompt.learn.checkpoint import CheckpointFile
+from edge_qprompt.learn.engine import Engine, EngineSettings
 from edge_qprompt.learn.loop import LoopSettings, Run, learn
 from edge_qprompt.learn.method import Method
 from edge_qprompt.learn.methods import METHODS, MethodSettings
 from edge_qprompt.learn.problem import Problem, initial_context
-from edge_qprompt.learn.threads import threads_for, torch_threads
+from edge_qprompt.learn.threads import torch_threads
 from edge_qprompt.metrics import Scores
 from edge_qprompt.pack import Pack, Precision, Section, Tag, names_section
 from edge_qprompt.prompts import name_tokens
@@ -47,6 +48,7 @@ class AdaptSettings:
         provenance: note in the pack how it was learned.
         loop: optimiser, epochs, seed.
         method_settings: of the method.
+        engine: what computes a step.
     """
 
     method: str = "qcoop"
@@ -57,6 +59,7 @@ class AdaptSettings:
     provenance: bool = False
     loop: LoopSettings = field(default_factory=LoopSettings)
     method_settings: MethodSettings = field(default_factory=MethodSettings)
+    engine: EngineSettings = field(default_factory=EngineSettings)
 
 
 @dataclass(frozen=True)
@@ -95,6 +98,7 @@ class Adaptation:
         held_out: accuracy on the test split, else on training photos beyond the shots, else None.
         held_out_source: "test", "unused training photos" or None.
         seconds: by stage.
+        engine: name of what computed the steps, and a note about it; empty where nothing was learned.
     """
 
     pack: Pack
@@ -107,6 +111,7 @@ class Adaptation:
     held_out: Accuracy | None
     held_out_source: str | None
     seconds: dict[str, float]
+    engine: tuple[str, str] = ("", "")
 
 
 def adapt(
@@ -145,7 +150,7 @@ def adapt(
     clock.lap("encode")
     by_hand = zero_shot(backbone, data.names, settings.method_settings.template)
     backbone.close()  # onnxruntime's threads would take turns with torch's
-    method, run = _learn(backbone, data, settings, train, checkpoint, resume, progress)
+    method, run, engine = _learn(backbone, data, settings, train, checkpoint, resume, progress)
     clock.lap("learn")
     tensors, sections = method.result()
     precision = Precision[backbone.precision.upper()]
@@ -168,6 +173,7 @@ def adapt(
         held_out=accuracies[1],
         held_out_source=None if accuracies[1] is None else "test" if data.test else "unused training photos",
         seconds=clock.seconds,
+        engine=(engine.name, engine.note) if engine else ("", ""),
     )
 
 
@@ -179,17 +185,19 @@ def _learn(
     checkpoint: Path | None,
     resume: bool,
     progress: Progress,
-) -> tuple[Method, Run]:
-    problem = Problem.of(backbone, data.names, settings.n_ctx, train.features.values, train.labels)
+) -> tuple[Method, Run, Engine | None]:
     start = initial_context(backbone, settings.n_ctx, settings.loop.seed)
-    method = METHODS[settings.method](problem, start, settings.method_settings)
+    problem = Problem.of(backbone, data.names, start, train.features.values, train.labels, settings.engine)
+    method = METHODS[settings.method](problem, settings.method_settings)
     file = CheckpointFile(checkpoint, _digest(backbone, data, settings, train), resume) if checkpoint else None
 
     def tell(epoch: int, epochs: int, loss: float) -> None:
         progress("learn", epoch, epochs, f"loss {loss:.3f}")
 
-    with torch_threads(threads_for(problem.tower.work(problem.suffixes, settings.n_ctx))):
-        return method, learn(method, problem.features, problem.labels, settings.loop, file, tell)
+    if not method.parameters:
+        return method, Run(), None
+    with torch_threads(problem.engine.torch_threads):
+        return method, learn(method, problem.features, problem.labels, settings.loop, file, tell), problem.engine
 
 
 def _encode(
@@ -223,7 +231,7 @@ def _accuracy(learned: Classifier, by_hand: Classifier, part: Labelled) -> Accur
 
 def _digest(backbone: Backbone, data: Dataset, settings: AdaptSettings, train: Labelled) -> str:
     """Of everything that decides the result; what only decides how it is watched is left out."""
-    decisive = {**asdict(settings), "loop": {**asdict(settings.loop), "checkpoint_seconds": None}}
+    decisive = {**asdict(settings), "loop": {**asdict(settings.loop), "checkpoint_seconds": None}, "engine": settings.engine.name}
     facts = [backbone.manifest.fingerprint, backbone.precision, data.names, decisive]
     digest = hashlib.sha256(json.dumps(facts, sort_keys=True).encode())
     digest.update(train.features.values.tobytes() + train.labels.tobytes())

@@ -14,14 +14,13 @@ class CoOp:
 
     Args:
         problem: what to learn from.
-        ctx: (n, W) where to start.
     """
 
     number = MethodNumber.COOP
 
-    def __init__(self, problem: Problem, ctx: Tensor) -> None:
+    def __init__(self, problem: Problem) -> None:
         self._problem = problem
-        self._ctx = ctx.clone().requires_grad_()
+        self._ctx = problem.start.clone().requires_grad_()
         self.parameters = {"ctx": self._ctx}
 
     def loss(self, features: Tensor, labels: Tensor) -> Tensor:

@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from torch import Tensor
-
 from edge_qprompt.learn.coop import CoOp
 from edge_qprompt.learn.method import Method
 from edge_qprompt.learn.problem import Problem
@@ -29,8 +27,8 @@ class MethodSettings:
     template: str = DEFAULT_TEMPLATE
 
 
-METHODS: dict[str, Callable[[Problem, Tensor, MethodSettings], Method]] = {
-    "qcoop": lambda problem, ctx, settings: QCoOp(problem, ctx, settings.clusters),
-    "coop": lambda problem, ctx, settings: CoOp(problem, ctx),
-    "zero-shot": lambda problem, ctx, settings: ZeroShot(settings.template),
+METHODS: dict[str, Callable[[Problem, MethodSettings], Method]] = {
+    "qcoop": lambda problem, settings: QCoOp(problem, settings.clusters),
+    "coop": lambda problem, settings: CoOp(problem),
+    "zero-shot": lambda problem, settings: ZeroShot(settings.template),
 }

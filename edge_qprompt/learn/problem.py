@@ -5,8 +5,9 @@ Symbols: N photos, V views, C classes, n learned tokens, W width, D dimensions o
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import torch
@@ -15,7 +16,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from edge_qprompt.backbone import Backbone
-from edge_qprompt.learn.tower import Suffixes, TextTower
+from edge_qprompt.learn.engine import Encode, Engine, EngineSettings, choose
+from edge_qprompt.learn.tower import TextTower
 from edge_qprompt.prompts import name_tokens
 
 INITIAL_TEXT = "a photo of a"
@@ -27,36 +29,58 @@ class Problem:
     """See the module.
 
     Attributes:
-        tower: of the backbone.
-        suffixes: the class names, packed for the tower.
+        start: (n, W) where learning starts.
         logit_scale: factor on the cosine similarities.
         features: (N, V, D) float32, unit length.
         labels: (N,) int64, 0 to C - 1.
+        choose: opens the text tower; a method that does not learn never asks for it.
     """
 
-    tower: TextTower
-    suffixes: Suffixes
+    start: Tensor
     logit_scale: float
     features: Tensor
     labels: Tensor
+    choose: Callable[[], Engine]
 
     @classmethod
     def of(
-        cls, backbone: Backbone, names: Sequence[str], n_ctx: int, features: NDArray[np.float32], labels: NDArray[np.int64]
+        cls,
+        backbone: Backbone,
+        names: Sequence[str],
+        start: Tensor,
+        features: NDArray[np.float32],
+        labels: NDArray[np.int64],
+        settings: EngineSettings = EngineSettings(),
     ) -> Problem:
-        """Open the tower and pack the names.
+        """Check the names and put everything together.
 
         Raises:
-            PromptError: names that do not fit behind n_ctx learned tokens.
+            PromptError: names that do not fit behind the learned tokens.
         """
-        rows = name_tokens(backbone.tokenizer, names, n_ctx)
-        tower = TextTower(backbone.text_weights, backbone.manifest.text)
-        scale = backbone.manifest.logit_scale
-        return cls(tower, tower.suffixes(rows, n_ctx), scale, torch.from_numpy(features), torch.from_numpy(labels))
+        rows = name_tokens(backbone.tokenizer, names, len(start))
+        scale, photos, classes = backbone.manifest.logit_scale, torch.from_numpy(features), torch.from_numpy(labels)
+
+        def loss(encode: Encode, ctx: Tensor) -> Tensor:
+            return F.cross_entropy(scale * photos[:, 0] @ encode(ctx).T, classes)
+
+        def chosen() -> Engine:
+            tower = TextTower(backbone.text_weights, backbone.manifest.text)
+            return choose(settings, tower, tower.suffixes(rows, len(start)), start, loss)
+
+        return cls(start, scale, photos, classes, chosen)
+
+    @cached_property
+    def engine(self) -> Engine:
+        """What computes class features from a context.
+
+        Raises:
+            EdgeQPromptError: an engine that this machine cannot run.
+        """
+        return self.choose()
 
     def logits(self, ctx: Tensor, features: Tensor) -> Tensor:
         """Scaled cosine similarities (B, C) of features (B, D) under a context (n, W)."""
-        return self.logit_scale * features @ self.tower(ctx, self.suffixes).T
+        return self.logit_scale * features @ self.engine.encode(ctx).T
 
     def cross_entropy(self, ctx: Tensor, features: Tensor, labels: Tensor) -> Tensor:
         """Mean cross-entropy of features (B, D) with labels (B,) under a context (n, W)."""

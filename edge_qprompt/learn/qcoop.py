@@ -19,16 +19,15 @@ class QCoOp:
 
     Args:
         problem: what to learn from.
-        ctx: (n, W) where to start.
         settings: bits, and when to cluster again.
     """
 
     number = MethodNumber.QCOOP
 
-    def __init__(self, problem: Problem, ctx: Tensor, settings: ClusterSettings) -> None:
+    def __init__(self, problem: Problem, settings: ClusterSettings) -> None:
         self._problem = problem
-        self._ctx = ctx.clone().requires_grad_()
-        self._quantizer = StraightThrough(ctx, settings)
+        self._ctx = problem.start.clone().requires_grad_()
+        self._quantizer = StraightThrough(problem.start, settings)
         self.parameters = {"ctx": self._ctx}
 
     def loss(self, features: Tensor, labels: Tensor) -> Tensor:

@@ -1,25 +1,27 @@
 """How many cores a training step should use.
 
-torch's OpenMP threads wait for each other by spinning, hundreds of times a step. Where another
-program wants a core too, each wait can cost a scheduler's time slice: a 10 ms step of the embedded
-backbone was measured at 440 ms on two busy cores with two threads, and at 12 ms with one
-(docs/adr/0005-threads.md). A small step gains little from a second thread, so it gets one. The
-rule looks at nothing but the amount of work: the number of threads changes the last bits of a sum,
-and the same command must give the same bytes.
+Libraries' own threads wait for each other by spinning, hundreds of times a step. Where another program
+wants a core too, each wait can cost a scheduler's time slice: a 10 ms step of the embedded backbone was
+measured at 440 ms on two busy cores with two of torch's threads, and at 12 ms with one
+(docs/adr/0005-threads.md). So the fused step has its own threads, which sleep, and only for steps that
+are worth a second one. The rule looks at nothing but the amount of work: the number of threads changes
+the last bits of a sum, and the same command must give the same bytes.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cache
 
 import torch
+from threadpoolctl import ThreadpoolController
 
-SMALL_STEP = 3e9  # floating-point operations: about 30 ms on one core of 100 GFLOP/s
+SMALL_STEP = 1e9  # floating-point operations: about 15 ms on one core of 70 GFLOP/s
 
 
 def threads_for(work: float) -> int:
-    """Threads for a step of `work` floating-point operations."""
+    """Threads for a step of `work` floating-point operations; torch.set_num_threads sets the limit."""
     return 1 if work < SMALL_STEP else torch.get_num_threads()
 
 
@@ -32,3 +34,15 @@ def torch_threads(count: int) -> Iterator[None]:
         yield
     finally:
         torch.set_num_threads(before)
+
+
+@contextmanager
+def one_thread_each() -> Iterator[None]:
+    """Run a block in which neither torch nor numpy's BLAS starts threads of its own."""
+    with torch_threads(1), _blas().limit(limits=1):
+        yield
+
+
+@cache
+def _blas() -> ThreadpoolController:
+    return ThreadpoolController().select(user_api="blas")

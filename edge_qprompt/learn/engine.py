@@ -1,0 +1,122 @@
+"""Which code computes the class features and the prompt's gradient, chosen by name, never silently.
+
+    autograd   `tower.TextTower`, the readable reference, differentiated by torch
+    fused      `fused.FusedTower`, the same numbers by hand
+    bfloat16   the same with products in bfloat16, for processors that compute in it
+    auto       bfloat16 where the processor has it and a trial against float32 passes, else fused
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from edge_qprompt.errors import EdgeQPromptError
+from edge_qprompt.learn.frozen import LowProduct
+from edge_qprompt.learn.fused import MEMORY, FusedTower
+from edge_qprompt.learn.threads import threads_for
+from edge_qprompt.learn.tower import Suffixes, TextTower
+
+ENGINES = ("auto", "fused", "bfloat16", "autograd")
+TRIAL_STEPS = 10
+LEAST_COSINE = 0.999  # of every gradient of the trial to float32's
+LEAST_GAIN = 1.1  # how much faster bfloat16 has to be to be worth it
+
+Encode = Callable[[Tensor], Tensor]
+Loss = Callable[[Encode, Tensor], Tensor]
+
+
+@dataclass(frozen=True)
+class EngineSettings:
+    """How to compute a step; the result is the same up to rounding.
+
+    Attributes:
+        name: one of ENGINES.
+        memory: bytes that a fused step may keep between forward and backward.
+    """
+
+    name: str = "auto"
+    memory: int = MEMORY
+
+    def __post_init__(self) -> None:
+        if self.name not in ENGINES:
+            raise EdgeQPromptError(f"unknown engine {self.name!r}, there are {', '.join(ENGINES)}")
+
+
+@dataclass(frozen=True)
+class Engine:
+    """What was chosen.
+
+    Attributes:
+        name: autograd, fused or bfloat16.
+        encode: ctx (n, W) -> class features (C, D) with a gradient to ctx.
+        torch_threads: how many threads torch should have while it is used.
+        note: one line for people: threads, and why this one.
+    """
+
+    name: str
+    encode: Encode
+    torch_threads: int
+    note: str
+
+
+def choose(settings: EngineSettings, tower: TextTower, suffixes: Suffixes, start: Tensor, loss: Loss) -> Engine:
+    """The engine for a list of classes.
+
+    Args:
+        settings: what is wanted.
+        tower, suffixes: weights and classes.
+        start: (n, W), where learning begins; the trial begins there too.
+        loss: of an encode function at a ctx; for the trial.
+
+    Raises:
+        EdgeQPromptError: bfloat16 is demanded of a processor that does not compute in it.
+    """
+    threads = threads_for(tower.work(suffixes, len(start)))
+    if settings.name == "autograd" or len(tower.blocks) < 2:
+        return Engine("autograd", lambda ctx: tower(ctx, suffixes), threads, f"{threads} threads")
+    fused = FusedTower(tower, suffixes, len(start), threads, settings.memory)
+    float32 = Engine("fused", fused, 1, f"float32, {_count(fused)}")
+    if settings.name == "fused" or (settings.name == "auto" and not has_bfloat16()):
+        return float32
+    if not has_bfloat16():
+        raise EdgeQPromptError("this processor does not compute in bfloat16: use --engine fused")
+    low = FusedTower(tower, suffixes, len(start), threads, settings.memory, LowProduct)
+    cosine, gain = trial(fused, low, start, loss)
+    found = f"least cosine {cosine:.5f}, {gain:.1f}x the speed of float32 over {TRIAL_STEPS} steps"
+    if settings.name == "bfloat16" or (cosine >= LEAST_COSINE and gain >= LEAST_GAIN):
+        return Engine("bfloat16", low, 1, f"bfloat16, {_count(low)}, {found}")
+    return Engine("fused", fused, 1, f"float32, {_count(fused)}; bfloat16 not taken: {found}")
+
+
+def has_bfloat16() -> bool:
+    """Whether the processor multiplies bfloat16 itself; what is emulated is slower than float32."""
+    if torch.backends.cpu.get_cpu_capability().startswith(("AVX", "DEFAULT")):
+        return bool(torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())
+    return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
+
+
+def trial(float32: Encode, low: Encode, start: Tensor, loss: Loss) -> tuple[float, float]:
+    """Walk down float32's gradients; least cosine of the low gradients to them, and float32's time over the low one's."""
+    ctx = start.clone()
+    least, seconds = 1.0, [0.0, 0.0]
+    for _ in range(TRIAL_STEPS):
+        gradients = []
+        for i, encode in enumerate((float32, low)):
+            begin = time.perf_counter()
+            point = ctx.clone().requires_grad_()
+            (gradient,) = torch.autograd.grad(loss(encode, point), point)
+            seconds[i] += time.perf_counter() - begin
+            gradients.append(gradient)
+        least = min(least, float(F.cosine_similarity(gradients[0].flatten(), gradients[1].flatten(), dim=0)))
+        ctx -= 0.05 * ctx.norm() * gradients[0] / gradients[0].norm().clamp_min(1e-12)
+    return least, seconds[0] / seconds[1]
+
+
+def _count(fused: FusedTower) -> str:
+    return f"{fused.threads} thread{'s' * (fused.threads > 1)}"
