@@ -50,6 +50,8 @@ class Cell:
     backbone: str
     interval: int
     threshold: float
+    batch: int | None
+    lr: float
 
 
 def run(cell: Cell, root: Path) -> dict[str, object]:
@@ -60,7 +62,7 @@ def run(cell: Cell, root: Path) -> dict[str, object]:
         method=cell.method,
         shots=cell.shots,
         views=cell.views,
-        loop=LoopSettings(epochs=cell.epochs, seed=cell.seed),
+        loop=LoopSettings(epochs=cell.epochs, batch=cell.batch, lr=cell.lr, seed=cell.seed),
         method_settings=MethodSettings(ClusterSettings(cell.bits, cell.interval, cell.threshold)),
     )
     result = adapt(backbone, data.select("base"), settings)
@@ -99,8 +101,8 @@ def table(rows: list[dict[str, object]]) -> list[str]:
         cells = {
             "zero-shot": [{**mine[0], "base": mine[0]["zero_shot_base"], "new": mine[0]["zero_shot_new"], "prompt_bytes": 0}]
         }
-        for row in sorted(mine, key=lambda row: (str(row["method"]), row["seed"])):
-            label = "CoOp" if row["method"] == "coop" else f"QCoOp b={row['bits']}"
+        for row in sorted(mine, key=lambda row: (str(row["method"]), -(row["batch"] or 0), row["seed"])):
+            label = ("CoOp" if row["method"] == "coop" else f"QCoOp b={row['bits']}") + f", batch {row['batch'] or 'all'}"
             cells.setdefault(label, []).append(row)
         for label, runs in cells.items():
             base, new = (statistics.mean(float(r[half]) for r in runs) for half in ("base", "new"))
@@ -133,13 +135,21 @@ def main() -> None:
     parser.add_argument("--interval", type=int, default=ClusterSettings().interval)
     parser.add_argument("--threshold", type=float, default=ClusterSettings().threshold)
     parser.add_argument("--backbone", default="nano")
+    parser.add_argument("--batch", nargs="+", default=["32", "all"], help="photos a step, or all")
+    parser.add_argument("--lr", type=float, help="learning rate for 32 photos a step; by default that of adapt")
     parser.add_argument("--jobs", type=int, default=1)
     parser.add_argument("--lines", type=Path, default=HERE / "results" / "base_to_new.jsonl")
     parser.add_argument("--out", type=Path, help="Markdown file whose part between two marks is replaced")
     args = parser.parse_args()
     keys = ("bits", "epochs", "views", "shots", "backbone", "interval", "threshold")
-    common = Cell("", "", 0, **{key: getattr(args, key) for key in keys})
-    cells = [replace(common, dataset=d, method=m, seed=s) for d in args.datasets for s in args.seeds for m in args.methods]
+    common = Cell("", "", 0, **{key: getattr(args, key) for key in keys}, batch=None, lr=0.0)
+    cells = [
+        replace(common, dataset=d, method=m, seed=s, batch=loop.batch, lr=loop.peak_lr)
+        for loop in (LoopSettings(batch=None if batch == "all" else int(batch), lr=args.lr) for batch in args.batch)
+        for d in args.datasets
+        for s in (args.seeds if loop.batch or args.views > 1 else args.seeds[:1])  # else nothing depends on the seed
+        for m in args.methods
+    ]
     args.lines.parent.mkdir(exist_ok=True)
     old = [json.loads(line) for line in args.lines.read_text().splitlines()] if args.lines.exists() else []
     done = {cell: row for cell in cells for row in old if asdict(cell).items() <= row.items()}

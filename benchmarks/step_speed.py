@@ -1,30 +1,38 @@
 """The training step against the reference step: same weights, same float32, in one process.
 
-    python benchmarks/step_speed.py            prints a table
-    python benchmarks/step_speed.py --json     prints {"rows": [{"tower", "classes", "ratio_float32", ...}]}
+    python benchmarks/step_speed.py                              prints a table
+    python benchmarks/step_speed.py --out docs/performance.md    also writes it there
+    python benchmarks/step_speed.py --json                       prints {"rows": [{"tower", "classes", "ratio_float32", ...}]}
 
 One step is class features, cross-entropy over 32 photos and the gradient of the prompt. The reference is
 open_clip's text transformer at its full context length for every class (77 tokens; nano has 32), as CoOp
-runs it, frozen likewise. Both take turns; figures are ratios of medians. The class names are distinct:
-Caltech-101's, then Oxford Flowers' (benchmarks/names.txt).
+runs it, frozen likewise, with torch's threads. All take turns; figures are ratios of medians. The class
+names are distinct: Caltech-101's, then Oxford Flowers' (benchmarks/names.txt).
+
+The share of the matrix-product rate is the time of the step's own products, alone, with the same weights,
+shapes, threads and BLAS, over the time of the step.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import statistics
 import sys
 import tempfile
-import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from reference_tower import VIT_B_32, Pair, nano_pair, random_pair
+from timing import interleaved, publish
 from torch import Tensor
 
+from edge_qprompt.learn.engine import has_bfloat16
+from edge_qprompt.learn.frozen import LowProduct
+from edge_qprompt.learn.fused import FusedTower
 from edge_qprompt.learn.threads import threads_for, torch_threads
 from edge_qprompt.prompts import name_tokens
 
@@ -33,86 +41,109 @@ N_CTX = 4
 BATCH = 32
 LOGIT_SCALE = 100.0
 NAMES = Path(__file__).parent / "names.txt"
+HEAD = (
+    "| tower | classes | tokens, of | float32 | gradient error | share of matmul rate | GFLOP/s | step | readable step | bfloat16 |",
+    "|---|---|---|---|---|---|---|---|---|---|",
+)
 
 
-def matmul_rate(pair: Pair, rows: int) -> float:
-    """FLOP/s of this machine for the forward and backward products of one block, at `rows` tokens."""
-    width = pair.config.width
-    x = torch.randn(rows, width)
-    weights = [torch.randn(n * width, width) for n in (3, 1, 4)] + [torch.randn(width, 4 * width)]
-    inputs = [x, x, x, torch.randn(rows, 4 * width)]
-    outputs = [F.linear(a, w) for a, w in zip(inputs, weights, strict=True)]
+class Products:
+    """The weight products of a fused step and nothing else."""
 
-    def products() -> None:
-        for a, w, out in zip(inputs, weights, outputs, strict=True):
-            F.linear(a, w)
-            out @ w
+    def __init__(self, fused: FusedTower) -> None:
+        self._team, self._jobs = fused._team, [list(self._of(rank, fused)) for rank in fused._ranks]
+        self.flops = sum(2 * weight.size * x.shape[1] for jobs in self._jobs for weight, x, _ in jobs)
 
-    flops = sum(2 * 2 * rows * w.numel() for w in weights)
-    return flops / median_seconds([products], rounds=30)[0]
+    def __call__(self) -> None:
+        """Run them, each thread its own."""
+
+        def run(rank: int) -> int:
+            for weight, x, out in self._jobs[rank]:
+                np.matmul(weight, x, out=out)
+            return 0
+
+        self._team.run(run)
+
+    @staticmethod
+    def _of(rank: Any, fused: FusedTower) -> Iterator[tuple[Any, Any, Any]]:
+        layers = rank.layers
+        for chunk in fused._chunks:
+            n_ctx, full, picked = chunk.prefix - 1, chunk.columns, len(chunk.picked)
+            shapes = [(layers[0].qkv, n_ctx)] + [(layer.qkv, full) for layer in layers[1:-1]]
+            shapes += [(p, full) for layer in layers[:-1] for p in (layer.out, layer.fc, layer.proj)]
+            last = layers[-1]
+            shapes += [(last.kv, full)] + [(p, picked) for p in (last.q, last.out, last.fc, last.proj)]
+            for product, columns in shapes:
+                weight = product._weight
+                x, y = (np.ones((size, columns), np.float32) for size in weight.shape[::-1])
+                yield weight, x, y
+                yield weight.T, y, x
 
 
-def median_seconds(jobs: list[Callable[[], object]], rounds: int) -> list[float]:
-    """Median seconds of each job, run in turn."""
-    times: list[list[float]] = [[] for _ in jobs]
-    for _ in range(rounds + 1):
-        for job, mine in zip(jobs, times, strict=True):
-            start = time.perf_counter()
-            job()
-            mine.append(time.perf_counter() - start)
-    return [statistics.median(mine[1:]) for mine in times]  # the first round warms up
-
-
-def measure(name: str, pair: Pair, names: list[str], rounds: int) -> dict[str, object]:
+def measure(name: str, pair: Pair, names: list[str], rounds: int) -> dict[str, Any]:
     """One row of the table."""
     rows = name_tokens(pair.tokenizer, names, N_CTX)
     suffixes = pair.ours.suffixes(rows, N_CTX)
+    threads = threads_for(pair.ours.work(suffixes, N_CTX))
+    fused = FusedTower(pair.ours, suffixes, N_CTX, threads)
+    products = Products(fused)
     generator = torch.Generator().manual_seed(0)
     start = torch.randn(N_CTX, pair.config.width, generator=generator) * 0.02
     photos = F.normalize(torch.randn(BATCH, pair.ours.projection.shape[1], generator=generator), dim=-1)
     labels = torch.randint(len(names), (BATCH,), generator=generator)
 
-    def step(tower: Callable[[Tensor], Tensor]) -> Tensor:
-        ctx = start.clone().requires_grad_()
-        F.cross_entropy(LOGIT_SCALE * photos @ tower(ctx).T, labels).backward()
-        assert ctx.grad is not None
-        return ctx.grad
+    def step(encode: Callable[[Tensor], Tensor], torch_count: int) -> Callable[[], Tensor]:
+        def run() -> Tensor:
+            with torch_threads(torch_count):
+                ctx = start.clone().requires_grad_()
+                F.cross_entropy(LOGIT_SCALE * photos @ encode(ctx).T, labels).backward()
+            assert ctx.grad is not None
+            return ctx.grad
 
-    def ours() -> Tensor:
-        return step(lambda ctx: pair.ours(ctx, suffixes))
+        return run
 
-    def reference() -> Tensor:
-        return step(lambda ctx: pair.reference_features(ctx, rows))
-
+    everything = torch.get_num_threads()
+    reference = step(lambda ctx: pair.reference_features(ctx, rows), everything)
+    ours, readable = step(fused, 1), step(lambda ctx: pair.ours(ctx, suffixes), everything)
     wanted = reference()
-    error = float((ours() - wanted).norm() / wanted.norm())
-    work = pair.ours.work(suffixes, N_CTX)
-    mine, theirs = median_seconds([ours, reference], rounds)
-    tokens = 1 + N_CTX + len(suffixes.vectors)
-    rate = matmul_rate(pair, tokens)
-    with torch_threads(threads_for(work)):
-        (as_adapt_runs_it,) = median_seconds([ours], rounds)
+    jobs: list[Callable[[], object]] = [ours, products, readable, reference]
+    low = step(FusedTower(pair.ours, suffixes, N_CTX, threads, product=LowProduct), 1) if has_bfloat16() else None
+    seconds = interleaved([*jobs, low] if low else jobs, rounds)
     return {
         "tower": name,
         "classes": len(names),
-        "tokens": tokens,
+        "tokens": 1 + N_CTX + len(suffixes.vectors),
         "reference_tokens": pair.config.context_length * len(names),
-        "ratio_float32": theirs / mine,
-        "gradient_error": error,
-        "share_of_matmul_rate": work / mine / rate,
-        "step_ms": 1000 * mine,
-        "adapt_threads": threads_for(work),
-        "adapt_step_ms": 1000 * as_adapt_runs_it,
+        "threads": fused.threads,
+        "ratio_float32": seconds[3] / seconds[0],
+        "gradient_error": float((ours() - wanted).norm() / wanted.norm()),
+        "share_of_matmul_rate": seconds[1] / seconds[0],
+        "matmul_gflops": products.flops / seconds[1] / 1e9,
+        "step_ms": 1000 * seconds[0],
+        "ratio_readable": seconds[3] / seconds[2],
+        "ratio_bfloat16": seconds[3] / seconds[4] if low else None,
+        "bfloat16_cosine": float(F.cosine_similarity(low().flatten(), wanted.flatten(), dim=0)) if low else None,
     }
+
+
+def line(r: dict[str, Any]) -> str:
+    """One row of the Markdown table."""
+    low = f"{r['ratio_bfloat16']:.1f}x, cosine {r['bfloat16_cosine']:.4f}" if r["ratio_bfloat16"] else "no such processor"
+    return (
+        f"| {r['tower']} | {r['classes']} | {r['tokens']} of {r['reference_tokens']} | **{r['ratio_float32']:.1f}x** "
+        f"| {r['gradient_error']:.1e} | {100 * r['share_of_matmul_rate']:.0f} % | {r['matmul_gflops']:.0f} "
+        f"| {r['step_ms']:.0f} ms on {r['threads']} | {r['ratio_readable']:.1f}x | {low} |"
+    )
 
 
 def main() -> None:
     """Measure both towers at all numbers of classes."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--json", action="store_true")
-    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--rounds", type=int, default=9)
     parser.add_argument("--classes", type=int, nargs="+", default=CLASSES)
     parser.add_argument("--towers", nargs="+", default=["vit-b-32", "nano"])
+    parser.add_argument("--out", type=Path, help="Markdown file with marks for this table")
     args = parser.parse_args()
     names = [name for name in NAMES.read_text().splitlines() if name]
     rows = []
@@ -122,18 +153,11 @@ def main() -> None:
             pair = towers[tower]()
             for classes in args.classes:
                 rows.append(measure(tower, pair, names[:classes], args.rounds))
-                print(f"{tower} {classes}: {rows[-1]['ratio_float32']:.1f}x", file=sys.stderr)
+                print(line(rows[-1]), file=sys.stderr)
     if args.json:
         print(json.dumps({"threads": torch.get_num_threads(), "rows": rows}))
-        return
-    print("| tower | classes | tokens | reference tokens | ratio | gradient error | share of matmul | step | as adapt runs it |")
-    print("|---|---|---|---|---|---|---|---|---|")
-    for r in rows:
-        print(
-            f"| {r['tower']} | {r['classes']} | {r['tokens']} | {r['reference_tokens']} | {r['ratio_float32']:.1f}x "
-            f"| {r['gradient_error']:.1e} | {100 * r['share_of_matmul_rate']:.0f} % | {r['step_ms']:.0f} ms "
-            f"| {r['adapt_step_ms']:.0f} ms on {r['adapt_threads']} |"
-        )
+    else:
+        publish("step_speed", [*HEAD, *map(line, rows)], "torch", "numpy", out=args.out)
 
 
 if __name__ == "__main__":

@@ -77,7 +77,7 @@ def test_learning_beats_the_hand_written_prompt(backbone: Backbone, clothes: Dat
     assert result.held_out is not None
     assert result.held_out.pack > result.held_out.zero_shot + 0.2
     assert result.run.losses[-1] < result.run.losses[0] / 1.5
-    assert result.run.steps == 60 * 2  # 64 photos, batches of 32
+    assert result.run.steps == 60
 
 
 def test_zero_shot_learns_nothing_and_equals_the_template(backbone: Backbone, clothes: Dataset) -> None:
@@ -116,11 +116,52 @@ def test_clustering_looks_at_the_interval_and_counts() -> None:
 
 
 def test_learning_rate_follows_the_reference_schedule() -> None:
-    settings = LoopSettings(epochs=200)
-    assert settings.rate(0) == 1e-5
-    assert settings.rate(1) == pytest.approx(0.002, rel=1e-4)
-    assert settings.rate(100) == pytest.approx(0.001)
-    assert 0 < settings.rate(199) < 1e-6
+    settings = LoopSettings(epochs=200, batch=32)
+    assert settings.rate(0, 500) == 1e-5
+    assert settings.rate(1, 500) == pytest.approx(0.002, rel=1e-4)
+    assert settings.rate(100, 500) == pytest.approx(0.001)
+    assert 0 < settings.rate(199, 500) < 1e-6
+
+
+def test_learning_rate_grows_with_the_photos_of_a_step() -> None:
+    assert LoopSettings(lr=0.002).rate(100, 320) == pytest.approx(10 * LoopSettings(batch=32).rate(100, 320))
+    assert LoopSettings().rate(100, 320) == pytest.approx(4 * LoopSettings(lr=0.002).rate(100, 320))
+    assert LoopSettings(batch=16).rate(0, 320) == pytest.approx(0.5e-5)
+    assert LoopSettings().rate(100, 10**6) == pytest.approx(64 * 0.004)
+
+
+class Recorder:
+    """A method whose loss is the mean feature times a parameter, and that remembers what it was given."""
+
+    def __init__(self) -> None:
+        self.parameters = {"w": torch.ones(1, requires_grad=True)}
+        self.seen: list[tuple[torch.Tensor, torch.Tensor]] = []
+
+    def loss(self, features: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+        self.seen.append((features, labels))
+        return (self.parameters["w"] * features).mean()
+
+    def after_step(self, step: int) -> None:
+        pass
+
+
+def test_a_full_batch_is_every_view_of_every_photo_once_an_epoch() -> None:
+    features, labels = torch.arange(24.0).reshape(4, 3, 2), torch.arange(4)
+    method = Recorder()
+    assert learn(method, features, labels, LoopSettings(epochs=5)).steps == len(method.seen) == 5
+    for seen, of in method.seen:
+        assert torch.equal(seen, features.reshape(12, 2))
+        assert of.tolist() == [0, 0, 0, 1, 1, 1, 2, 2, 2, 3, 3, 3]
+
+
+def test_small_batches_are_one_view_of_every_photo_an_epoch() -> None:
+    features, labels = torch.arange(24.0).reshape(4, 3, 2), torch.arange(4)
+    method = Recorder()
+    assert learn(method, features, labels, LoopSettings(epochs=2, batch=3)).steps == 4
+    assert [len(of) for _, of in method.seen] == [3, 1, 3, 1]
+    assert sorted(torch.cat([of for _, of in method.seen[:2]]).tolist()) == [0, 1, 2, 3]
+    for seen, of in method.seen:
+        assert all(any(torch.equal(row, view) for view in features[i]) for row, i in zip(seen, of, strict=True))
 
 
 def test_divergence_is_an_error(problem: Problem, backbone: Backbone) -> None:
@@ -131,8 +172,14 @@ def test_divergence_is_an_error(problem: Problem, backbone: Backbone) -> None:
 
 
 def test_same_seed_same_pack_and_another_seed_another(backbone: Backbone, clothes: Dataset) -> None:
-    ids = [adapt(backbone, clothes, quick("qcoop", epochs=20, seed=seed)).pack.pack_id for seed in (1, 1, 2)]
+    settings = [dataclasses.replace(quick("qcoop", epochs=20, seed=seed), shots=8) for seed in (1, 1, 2)]
+    ids = [adapt(backbone, clothes, each).pack.pack_id for each in settings]
     assert ids[0] == ids[1] != ids[2]
+
+
+def test_a_full_batch_of_all_photos_has_nothing_left_to_a_seed(backbone: Backbone, clothes: Dataset) -> None:
+    ids = {adapt(backbone, clothes, quick("qcoop", epochs=20, seed=seed)).pack.pack_id for seed in (1, 2)}
+    assert len(ids) == 1
 
 
 class Stop(Exception):

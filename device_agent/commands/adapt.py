@@ -24,17 +24,28 @@ MAXRSS_UNIT = 1 if sys.platform == "darwin" else 1024  # getrusage: bytes on mac
 STATUS = Path("/proc/self/status")
 
 
-def _peak_memory_mb() -> float:
+def peak_memory_mb() -> float:
     """Largest resident size of this process; Linux's getrusage also remembers that of its parent."""
     if STATUS.exists() and (found := re.search(r"VmHWM:\s*(\d+) kB", STATUS.read_text())):
         return int(found[1]) * 1024 / 1e6
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * MAXRSS_UNIT / 1e6
 
 
-def _finite(ctx: click.Context, param: click.Parameter, value: float) -> float:  # noqa: ARG001  click's signature
-    if not math.isfinite(value):
+def _finite(ctx: click.Context, param: click.Parameter, value: float | None) -> float | None:  # noqa: ARG001  click's signature
+    if value is not None and not math.isfinite(value):
         raise click.BadParameter("it must be a finite number")
     return value
+
+
+class _Batch(click.ParamType):
+    """A number of photos, or "all"."""
+
+    name = "integer or all"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int | None:
+        if value is None or value == "all":
+            return None
+        return click.IntRange(1).convert(value, param, ctx)
 
 
 @click.command("adapt", short_help="Learn a pack from a folder of photos.")
@@ -44,6 +55,7 @@ def _finite(ctx: click.Context, param: click.Parameter, value: float) -> float: 
 )
 @terminal.backbone_option
 @terminal.precision_option
+@terminal.providers_option
 @click.option(
     "--method",
     type=click.Choice(["qcoop", "coop", "zero-shot"]),
@@ -56,15 +68,26 @@ def _finite(ctx: click.Context, param: click.Parameter, value: float) -> float: 
 @click.option("--shots", type=click.IntRange(1), default=16, show_default=True, help="Training photos a class, at most.")
 @terminal.classes_option
 @click.option("--epochs", type=click.IntRange(0), default=200, show_default=True, help="Passes over the photos.")
+@click.option("--batch", type=_Batch(), default="all", show_default=True, help="Photos a step: a number, or all of them.")
 @click.option(
     "--views", type=click.IntRange(1, 64), default=1, show_default=True, help="Views a photo: the centre, then random crops."
 )
 @click.option(
-    "--lr", type=click.FloatRange(0, min_open=True), callback=_finite, default=0.002, show_default=True, help="Learning rate."
+    "--lr", type=click.FloatRange(0, min_open=True), callback=_finite, default=None, show_default="0.002, with --batch all 0.008", help="Learning rate for 32 photos a step."
 )
 @click.option("--seed", type=click.IntRange(0), default=1, show_default=True, help="Choice of photos, crops and their order.")
 @terminal.template_option
 @terminal.names_option
+@click.option(
+    "--engine",
+    type=click.Choice(["auto", "fused", "bfloat16", "autograd"]),
+    default="auto",
+    show_default=True,
+    help="What computes a step: fused float32, bfloat16, or the readable reference; auto tries bfloat16 where there is some.",
+)
+@click.option(
+    "--memory", type=click.IntRange(1), default=512, show_default=True, help="Megabytes for a step's activations; less is slower."
+)
 @click.option("--resume", is_flag=True, help="Go on where an interrupted run with the same settings stopped.")
 @click.option("--provenance", is_flag=True, help="Note in the pack how it was learned (about 70 bytes).")
 @terminal.strict_option
@@ -83,7 +106,6 @@ def command(data: Path, out: Path, as_json: bool, names: Path | None, resume: bo
 
     The same command gives the same bytes. Image features are cached, so a second run is quicker.
     """
-    from edge_qprompt.backbone import Backbone
     from edge_qprompt.dataset import load_dataset
     from edge_qprompt.pack import names_section
     from edge_qprompt.prompts import check_template
@@ -92,7 +114,7 @@ def command(data: Path, out: Path, as_json: bool, names: Path | None, resume: bo
         raise MissingExtraError("torch", "adapt")
     _check_target(out)
     check_template(options["template"])
-    backbone = Backbone.open(options["backbone"], options["precision"])
+    backbone = terminal.open_backbone(options["backbone"], options["precision"], options["providers"])
     dataset = load_dataset(data, names).select(options["classes"])
     names_section(dataset.names)  # a name that no pack can hold is better known now than after learning
     from edge_qprompt.learn.adapt import adapt  # after the quick checks: torch takes seconds to start
@@ -119,6 +141,7 @@ def command(data: Path, out: Path, as_json: bool, names: Path | None, resume: bo
 
 def _settings(options: dict[str, Any]) -> AdaptSettings:
     from edge_qprompt.learn.adapt import AdaptSettings
+    from edge_qprompt.learn.engine import EngineSettings
     from edge_qprompt.learn.loop import LoopSettings
     from edge_qprompt.learn.methods import MethodSettings
     from edge_qprompt.quantizer import ClusterSettings
@@ -130,8 +153,9 @@ def _settings(options: dict[str, Any]) -> AdaptSettings:
         views=options["views"],
         strict=options["strict"],
         provenance=options["provenance"],
-        loop=LoopSettings(epochs=options["epochs"], lr=options["lr"], seed=options["seed"]),
+        loop=LoopSettings(epochs=options["epochs"], batch=options["batch"], lr=options["lr"], seed=options["seed"]),
         method_settings=MethodSettings(ClusterSettings(bits=options["bits"]), options["template"]),
+        engine=EngineSettings(options["engine"], options["memory"] << 20),
     )
 
 
@@ -165,6 +189,8 @@ def _report(result: Adaptation, out: Path) -> dict[str, Any]:
         "images_skipped": len(result.skipped),
         "skipped": [{"path": str(path), "reason": reason} for path, reason in result.skipped],
         "steps": result.run.steps,
+        "engine": result.engine[0],
+        "engine_note": result.engine[1],
         "reclusterings": result.facts.get("reclusterings", 0),
         "resumed_at_epoch": result.run.resumed_at,
         "loss_by_epoch": result.run.losses,
@@ -175,7 +201,7 @@ def _report(result: Adaptation, out: Path) -> dict[str, Any]:
         "held_out_images": held.n if held else 0,
         "held_out_source": result.held_out_source,
         "seconds": {stage: round(seconds, 3) for stage, seconds in result.seconds.items()},
-        "peak_memory_mb": round(_peak_memory_mb(), 1),
+        "peak_memory_mb": round(peak_memory_mb(), 1),
     }
 
 
@@ -185,8 +211,9 @@ def _lines(r: dict[str, Any]) -> list[str]:
     where = where.replace("photos photos", "photos")
     after = terminal.percent(r[measured + "_accuracy"])
     seconds = ", ".join(f"{stage} {s:.1f} s" for stage, s in r["seconds"].items())
+    engine = f", {r['engine_note']}" if r["engine_note"] else ""
     return [
         f"{r['pack']}  {r['bytes']} bytes, {r['classes']} classes, {r['method']} on {r['backbone']} {r['precision']}",
         f"accuracy   {terminal.percent(r['zero_shot_accuracy'])} before, {after} after, on {where}",
-        f"learned    from {r['images_used']} photos in {r['steps']} steps ({seconds}; {r['peak_memory_mb']:.0f} MB)",
+        f"learned    from {r['images_used']} photos in {r['steps']} steps{engine} ({seconds}; {r['peak_memory_mb']:.0f} MB)",
     ]

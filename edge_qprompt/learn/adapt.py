@@ -214,7 +214,8 @@ def _provenance(settings: AdaptSettings, photos: int) -> str:
     """One line without a clock in it: the same command must give the same bytes."""
     loop = settings.loop
     return (
-        f"{photos} photos, {settings.shots} shots, {settings.views} views, {loop.epochs} epochs, lr {loop.lr:g}, seed {loop.seed}"
+        f"{photos} photos, {settings.shots} shots, {settings.views} views, {loop.epochs} epochs, "
+        f"batch {loop.batch or 'all'}, lr {loop.peak_lr:g}, seed {loop.seed}"
     )
 
 

@@ -1,0 +1,294 @@
+"""The image encoder: onnxruntime against OpenVINO's own runtime, on the same ONNX files, in one process.
+
+    python benchmarks/image_encoder.py                      exports a ViT-B/32 with random weights first (a minute)
+    python benchmarks/image_encoder.py --backbone exports/b32 --json
+    python benchmarks/image_encoder.py --batches 1 2 4 8 16 --engines onnxruntime        which batch is best
+    python benchmarks/image_encoder.py --jpeg photos/       what Pillow's draft mode and reducing_gap cost
+
+Engines take turns, each photo batch in each round, so that other work on the machine meets all of them;
+figures are ratios of medians. onnxruntime does not spin and OpenVINO's threads get a pause to fall
+asleep in, so that no engine is measured beside another's idle threads. OpenVINO is left out if it is
+not installed (pip install 'edge-qprompt[openvino]').
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib.util
+import io
+import json
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from edge_qprompt.backbone import Backbone
+from edge_qprompt.manifest import Preprocess, image_onnx
+from edge_qprompt.photo import decode_photo, to_pixels
+from edge_qprompt.session import Session
+
+CPU_FEATURES = ("avx2", "avx512f", "avx_vnni", "avx512_vnni", "avx512_bf16", "amx_bf16", "amx_int8", "asimddp", "i8mm", "bf16")
+PAUSE_SECONDS = 0.02  # OpenVINO's threads spin for less than this after their work
+ENGINES = ("onnxruntime", "openvino")
+REFERENCE = "onnxruntime fp32"
+CAMERA = (4000, 3000)  # pixels, a phone's photo
+JPEG_PHOTOS = 16
+
+Array = NDArray[np.float32]
+Run = Callable[[Array], Array]
+
+
+@dataclass(frozen=True)
+class Row:
+    """One line of the table.
+
+    Attributes:
+        backbone, engine: names; the engine with its precision.
+        batch: photos a call.
+        images_per_second: of the median call.
+        ratio: to onnxruntime fp32 at the same batch; more is faster.
+        cosine: the smallest to onnxruntime fp32's features.
+        load_seconds: from the file to an engine that can run.
+    """
+
+    backbone: str
+    engine: str
+    batch: int
+    images_per_second: float
+    ratio: float
+    cosine: float
+    load_seconds: float
+
+
+def engines(backbone: Backbone, wanted: Iterable[str], threads: int) -> Iterator[tuple[str, Callable[[], Run]]]:
+    """Names of engines and how to load them; the reference first."""
+    for precision in backbone.manifest.precisions:
+        path = backbone.folder / image_onnx(precision)
+        if "onnxruntime" in wanted:
+            yield f"onnxruntime {precision}", lambda path=path, p=precision: onnxruntime_engine(path, p, threads)
+    if "openvino" not in wanted:
+        return
+    for precision in backbone.manifest.precisions:
+        path = backbone.folder / image_onnx(precision)
+        yield f"OpenVINO {precision}", lambda path=path: openvino_engine(path, "f32", threads)
+        if precision == "fp32":
+            yield "OpenVINO bf16", lambda path=path: openvino_engine(path, "bf16", threads)
+
+
+def onnxruntime_engine(path: Path, precision: str, threads: int) -> Run:
+    """As the product runs it."""
+    session = Session(path, stored_low=precision == "fp32", threads=threads)
+    return lambda pixels: session.run({"pixels": pixels})
+
+
+def openvino_engine(path: Path, hint: str, threads: int) -> Run:
+    """OpenVINO's runtime, with its latency settings."""
+    import openvino as ov
+
+    settings = {
+        "INFERENCE_PRECISION_HINT": hint,
+        "PERFORMANCE_HINT": "LATENCY",
+        "INFERENCE_NUM_THREADS": threads,
+        "ENABLE_CPU_PINNING": False,  # pinned threads lose against whatever else runs on their core
+    }
+    request = ov.Core().compile_model(path, "CPU", settings).create_infer_request()
+    return lambda pixels: np.array(next(iter(request.infer({"pixels": pixels}).values())))
+
+
+def bf16_is_real() -> bool:
+    """Whether this processor computes in bf16; OpenVINO takes the hint elsewhere too, and computes in float32."""
+    import openvino as ov
+
+    return "BF16" in ov.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+
+
+def measure(backbone: Backbone, batches: list[int], rounds: int, wanted: list[str], threads: int) -> list[Row]:
+    """All rows of one backbone."""
+    size = backbone.manifest.preprocess.size
+    pixels = np.random.default_rng(0).standard_normal((max(batches), 3, size, size)).astype(np.float32)
+    runs: dict[str, Run] = {}
+    load: dict[str, float] = {}
+    for name, make in engines(backbone, wanted, threads):
+        start = time.perf_counter()
+        runs[name] = make()
+        load[name] = time.perf_counter() - start
+    # one photo at a time: dynamic int8 has one scale a batch
+    features = {name: np.concatenate([run(photo[None]) for photo in pixels[:4]]) for name, run in runs.items()}
+    seconds: dict[tuple[str, int], list[float]] = {(name, batch): [] for batch in batches for name in runs}
+    for _ in range(rounds + 1):
+        for (name, batch), mine in seconds.items():
+            time.sleep(PAUSE_SECONDS)
+            start = time.perf_counter()
+            runs[name](pixels[:batch])
+            mine.append(time.perf_counter() - start)
+    medians = {key: statistics.median(mine[1:]) for key, mine in seconds.items()}  # the first round warms up
+    return [
+        Row(
+            backbone=backbone.manifest.name,
+            engine=name,
+            batch=batch,
+            images_per_second=batch / median,
+            ratio=medians[REFERENCE, batch] / median,
+            cosine=float((features[name] * features[REFERENCE]).sum(axis=1).min()),
+            load_seconds=load[name],
+        )
+        for (name, batch), median in medians.items()
+    ]
+
+
+@contextmanager
+def random_vit(given: Path | None) -> Iterator[Path]:
+    """The folder of `given`, or of a ViT-B/32 with random weights, exported for the occasion."""
+    if given is not None:
+        yield given
+        return
+    import torch
+
+    from exporter.source import import_open_clip
+
+    with tempfile.TemporaryDirectory() as scratch:
+        torch.manual_seed(0)
+        weights = Path(scratch) / "ViT-B-32-random.pt"
+        torch.save(import_open_clip().create_model("ViT-B-32", pretrained=None).state_dict(), weights)
+        out = Path(scratch) / "backbone"
+        command = ["export", "ViT-B-32", "--checkpoint", str(weights), "--out", str(out)]
+        subprocess.run([sys.executable, "-m", "device_agent", *command], check=True, stdout=sys.stderr)
+        yield out
+
+
+@dataclass(frozen=True)
+class Shortcut:
+    """One way from a large JPEG to pixels, beside the full one.
+
+    Attributes:
+        name: of the way.
+        milliseconds: median, decode and resize.
+        least_cosine, mean_cosine: of the features to those of the full decode.
+    """
+
+    name: str
+    milliseconds: float
+    least_cosine: float
+    mean_cosine: float
+
+
+def shortcuts(backbone: Backbone, folder: Path) -> list[Shortcut]:
+    """Pillow's quicker ways to shrink a large JPEG, on photos of `folder` enlarged to a camera's size."""
+    settings = backbone.manifest.preprocess
+    found = sorted(folder.rglob("*.jpg"))
+    ways: dict[str, Callable[[bytes], Array]] = {
+        "full decode": lambda data: to_pixels(decode_photo(data), settings),
+        "draft, at least 2x the target": lambda data: to_pixels(draft(data, settings, 2), settings),
+        "draft, at least 4x the target": lambda data: to_pixels(draft(data, settings, 4), settings),
+        "full decode, then reduce by whole pixels, at least 3x the target": lambda data: to_pixels(
+            reduced(decode_photo(data), settings, 3), settings
+        ),
+    }
+    seconds: dict[str, list[float]] = {name: [] for name in ways}
+    features: dict[str, list[Array]] = {name: [] for name in ways}
+    for path in found[:: max(1, len(found) // JPEG_PHOTOS)][:JPEG_PHOTOS]:
+        data = camera_jpeg(decode_photo(path.read_bytes()))
+        for name, way in ways.items():
+            start = time.perf_counter()
+            pixels = way(data)
+            seconds[name].append(time.perf_counter() - start)
+            features[name].append(backbone.encode_images(pixels[None])[0])
+    full = np.array(features["full decode"])
+    cosines = {name: (np.array(values) * full).sum(axis=1) for name, values in features.items()}
+    return [
+        Shortcut(name, 1000 * statistics.median(seconds[name]), float(cosines[name].min()), float(cosines[name].mean()))
+        for name in ways
+    ]
+
+
+def camera_jpeg(photo: Image.Image) -> bytes:
+    """The photo enlarged, as a JPEG."""
+    file = io.BytesIO()
+    size = CAMERA if photo.width >= photo.height else CAMERA[::-1]
+    photo.resize(size, Image.Resampling.BICUBIC).save(file, "JPEG", quality=90)
+    return file.getvalue()
+
+
+def draft(data: bytes, settings: Preprocess, scale: int) -> Image.Image:
+    """Decoded by libjpeg at a fraction of its size: the shorter side has at least `scale` times the target."""
+    image = Image.open(io.BytesIO(data))
+    share = scale * settings.resize / min(image.size)
+    image.draft("RGB", (-int(-image.width * share // 1), -int(-image.height * share // 1)))  # rounded up
+    return image.convert("RGB")
+
+
+def reduced(image: Image.Image, settings: Preprocess, scale: int) -> Image.Image:
+    """Averaged over whole pixels, as Pillow's reducing_gap does."""
+    return image.reduce(max(1, min(image.size) // (scale * settings.resize)))
+
+
+def cpu() -> str:
+    """Model, cores and the features that matter here."""
+    text = Path("/proc/cpuinfo").read_text() if Path("/proc/cpuinfo").exists() else ""
+    model = next((line.split(":")[1].strip() for line in text.splitlines() if line.startswith("model name")), "unknown processor")
+    have = [name for name in CPU_FEATURES if name in text.split()]
+    return f"{model}, {os.cpu_count()} cores, {' '.join(have) or 'none of ' + ' '.join(CPU_FEATURES)}"
+
+
+def print_tables(rows: list[Row], notes: list[str]) -> None:
+    """Markdown."""
+    print("\n".join(notes), end="\n\n")
+    print("| backbone | batch | engine | images/s | to onnxruntime fp32 | least cosine | load |")
+    print("|---|---|---|---|---|---|---|")
+    for r in rows:
+        print(
+            f"| {r.backbone} | {r.batch} | {r.engine} | {r.images_per_second:.1f} | {r.ratio:.2f}x "
+            f"| {r.cosine:.6f} | {r.load_seconds:.1f} s |"
+        )
+
+
+def main() -> None:
+    """Measure both backbones, or the ways to shrink a photo."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--json", action="store_true")
+    parser.add_argument("--backbone", type=Path, help="A ViT-B/32 as `export` wrote it; one with random weights if not given.")
+    parser.add_argument("--batches", type=int, nargs="+", default=[1, 8])
+    parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--threads", type=int, default=os.cpu_count() or 1)
+    parser.add_argument("--engines", nargs="+", choices=ENGINES, default=list(ENGINES))
+    parser.add_argument("--jpeg", type=Path, help="Instead: ways to shrink the photos of this folder, enlarged to a camera's.")
+    args = parser.parse_args()
+    if args.jpeg is not None:
+        found = shortcuts(Backbone.open("nano"), args.jpeg)
+        lines = [
+            f"| {s.name} | {s.milliseconds:.0f} ms | {s.least_cosine:.6f} | {s.mean_cosine:.6f} |" for s in found
+        ]
+        table = "\n".join(["| way | median | least cosine | mean cosine |", "|---|---|---|---|", *lines])
+        print(json.dumps({"shortcuts": [asdict(s) for s in found]}) if args.json else table)
+        return
+    wanted = list(dict.fromkeys(["onnxruntime", *args.engines]))
+    notes = [cpu()]
+    if "openvino" in wanted and importlib.util.find_spec("openvino") is None:
+        wanted.remove("openvino")
+        notes.append("OpenVINO is not installed, and left out.")
+    elif "openvino" in wanted and not bf16_is_real():
+        notes.append("This processor has no bf16: OpenVINO takes the hint and computes in float32.")
+    rows: list[Row] = []
+    with random_vit(args.backbone) as folder:
+        for backbone in (Backbone.open(folder), Backbone.open("nano")):
+            rows += measure(backbone, args.batches, args.rounds, wanted, args.threads)
+    result: dict[str, Any] = {"cpu": cpu(), "threads": args.threads, "notes": notes[1:], "rows": [asdict(row) for row in rows]}
+    if args.json:
+        print(json.dumps(result))
+    else:
+        print_tables(rows, notes)
+
+
+if __name__ == "__main__":
+    main()
