@@ -25,8 +25,7 @@ from edge_qprompt.classifier import zero_shot
 from edge_qprompt.dataset import Dataset, load_dataset
 from edge_qprompt.features import extract
 from edge_qprompt.learn.adapt import AdaptSettings, adapt
-from edge_qprompt.learn.loop import LoopSettings
-from edge_qprompt.learn.methods import MethodSettings
+from edge_qprompt.learn.settings import LoopSettings, MethodSettings
 from edge_qprompt.metrics import Scores, harmonic_mean
 from edge_qprompt.quantizer import ClusterSettings
 

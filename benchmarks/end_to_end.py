@@ -26,15 +26,15 @@ import torch
 import torch.nn.functional as F
 from reference_tower import VIT_B_32, Pair, random_pair
 from timing import publish
+from vit_b_32 import random_vit_b_32
 
 from edge_qprompt import Backbone
 from edge_qprompt.dataset import Dataset, load_dataset
 from edge_qprompt.learn.adapt import AdaptSettings, adapt
-from edge_qprompt.learn.loop import LoopSettings
+from edge_qprompt.learn.settings import LoopSettings
 from edge_qprompt.photo import decode_photo, random_view, read_photo
 from edge_qprompt.prompts import name_tokens
 from exporter.source import import_open_clip
-from vit_b_32 import random_vit_b_32
 
 N_CTX = 4
 BATCH = 32
@@ -122,7 +122,8 @@ def main() -> None:
         stages = ", ".join(f"{r['stages'][stage]:.0f} s" for stage in ("encode", "learn"))
         lines.append(
             f"| {r['data']} | {r['classes']}, {r['photos']} | {r['ours']:.0f} s in {r['steps']} steps | {stages} "
-            f"| {r['reference_steps']} x {r['reference_step']:.1f} s | {r['reference'] / 3600:.1f} h | **{r['reference'] / r['ours']:.0f}x** |"
+            f"| {r['reference_steps']} x {r['reference_step']:.1f} s | {r['reference'] / 3600:.1f} h "
+            f"| **{r['reference'] / r['ours']:.0f}x** |"
         )
     publish("end_to_end", lines, "torch", "onnxruntime", out=args.out)
 

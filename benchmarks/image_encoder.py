@@ -8,7 +8,7 @@
 Engines take turns, each photo batch in each round, so that other work on the machine meets all of them;
 figures are ratios of medians. onnxruntime does not spin and OpenVINO's threads get a pause to fall
 asleep in, so that no engine is measured beside another's idle threads. OpenVINO is left out if it is
-not installed (pip install 'edge-qprompt[openvino]').
+not installed (pip install openvino).
 """
 
 from __future__ import annotations
@@ -26,19 +26,19 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
+from timing import interleaved, machine
 
 from edge_qprompt.backbone import Backbone
 from edge_qprompt.manifest import Preprocess, image_onnx
 from edge_qprompt.photo import decode_photo, to_pixels
 from edge_qprompt.session import Session
 
-CPU_FEATURES = ("avx2", "avx512f", "avx_vnni", "avx512_vnni", "avx512_bf16", "amx_bf16", "amx_int8", "asimddp", "i8mm", "bf16")
 PAUSE_SECONDS = 0.02  # OpenVINO's threads spin for less than this after their work
 ENGINES = ("onnxruntime", "openvino")
 REFERENCE = "onnxruntime fp32"
@@ -125,14 +125,10 @@ def measure(backbone: Backbone, batches: list[int], rounds: int, wanted: list[st
         load[name] = time.perf_counter() - start
     # one photo at a time: dynamic int8 has one scale a batch
     features = {name: np.concatenate([run(photo[None]) for photo in pixels[:4]]) for name, run in runs.items()}
-    seconds: dict[tuple[str, int], list[float]] = {(name, batch): [] for batch in batches for name in runs}
-    for _ in range(rounds + 1):
-        for (name, batch), mine in seconds.items():
-            time.sleep(PAUSE_SECONDS)
-            start = time.perf_counter()
-            runs[name](pixels[:batch])
-            mine.append(time.perf_counter() - start)
-    medians = {key: statistics.median(mine[1:]) for key, mine in seconds.items()}  # the first round warms up
+    pairs = [(name, batch) for batch in batches for name in runs]
+    calls = [partial(runs[name], pixels[:batch]) for name, batch in pairs]
+    pause = partial(time.sleep, PAUSE_SECONDS)
+    medians = dict(zip(pairs, interleaved([job for call in calls for job in (pause, call)], rounds)[1::2], strict=True))
     return [
         Row(
             backbone=backbone.manifest.name,
@@ -233,14 +229,6 @@ def reduced(image: Image.Image, settings: Preprocess, scale: int) -> Image.Image
     return image.reduce(max(1, min(image.size) // (scale * settings.resize)))
 
 
-def cpu() -> str:
-    """Model, cores and the features that matter here."""
-    text = Path("/proc/cpuinfo").read_text() if Path("/proc/cpuinfo").exists() else ""
-    model = next((line.split(":")[1].strip() for line in text.splitlines() if line.startswith("model name")), "unknown processor")
-    have = [name for name in CPU_FEATURES if name in text.split()]
-    return f"{model}, {os.cpu_count()} cores, {' '.join(have) or 'none of ' + ' '.join(CPU_FEATURES)}"
-
-
 def print_tables(rows: list[Row], notes: list[str]) -> None:
     """Markdown."""
     print("\n".join(notes), end="\n\n")
@@ -258,7 +246,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--json", action="store_true")
     parser.add_argument("--backbone", type=Path, help="A ViT-B/32 as `export` wrote it; one with random weights if not given.")
-    parser.add_argument("--batches", type=int, nargs="+", default=[1, 8])
+    parser.add_argument("--batches", type=int, nargs="+", default=[1, 4, 8])
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--threads", type=int, default=os.cpu_count() or 1)
     parser.add_argument("--engines", nargs="+", choices=ENGINES, default=list(ENGINES))
@@ -266,26 +254,26 @@ def main() -> None:
     args = parser.parse_args()
     if args.jpeg is not None:
         found = shortcuts(Backbone.open("nano"), args.jpeg)
-        lines = [
-            f"| {s.name} | {s.milliseconds:.0f} ms | {s.least_cosine:.6f} | {s.mean_cosine:.6f} |" for s in found
-        ]
+        lines = [f"| {s.name} | {s.milliseconds:.0f} ms | {s.least_cosine:.6f} | {s.mean_cosine:.6f} |" for s in found]
         table = "\n".join(["| way | median | least cosine | mean cosine |", "|---|---|---|---|", *lines])
         print(json.dumps({"shortcuts": [asdict(s) for s in found]}) if args.json else table)
         return
     wanted = list(dict.fromkeys(["onnxruntime", *args.engines]))
-    notes = [cpu()]
+    notes = [machine("onnxruntime")]
     if "openvino" in wanted and importlib.util.find_spec("openvino") is None:
         wanted.remove("openvino")
         notes.append("OpenVINO is not installed, and left out.")
-    elif "openvino" in wanted and not bf16_is_real():
-        notes.append("This processor has no bf16: OpenVINO takes the hint and computes in float32.")
+    elif "openvino" in wanted:
+        notes = [machine("onnxruntime", "openvino")]
+        if not bf16_is_real():
+            notes.append("This processor has no bf16: OpenVINO takes the hint and computes in float32.")
     rows: list[Row] = []
     with random_vit(args.backbone) as folder:
         for backbone in (Backbone.open(folder), Backbone.open("nano")):
             rows += measure(backbone, args.batches, args.rounds, wanted, args.threads)
-    result: dict[str, Any] = {"cpu": cpu(), "threads": args.threads, "notes": notes[1:], "rows": [asdict(row) for row in rows]}
+    notes.append(f"Threads: {args.threads}. Rounds: {args.rounds}.")
     if args.json:
-        print(json.dumps(result))
+        print(json.dumps({"notes": notes, "rows": [asdict(row) for row in rows]}))
     else:
         print_tables(rows, notes)
 

@@ -42,7 +42,7 @@ BATCH = 32
 LOGIT_SCALE = 100.0
 NAMES = Path(__file__).parent / "names.txt"
 HEAD = (
-    "| tower | classes | tokens, of | float32 | gradient error | share of matmul rate | GFLOP/s | step | readable step | bfloat16 |",
+    "| tower | classes | tokens | float32 | gradient error | share of matmul rate | GFLOP/s | step | readable | bfloat16 |",
     "|---|---|---|---|---|---|---|---|---|---|",
 )
 

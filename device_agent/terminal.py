@@ -7,17 +7,30 @@ import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 from tqdm import tqdm
+
+if TYPE_CHECKING:
+    from edge_qprompt.backbone import Backbone
 
 json_option = click.option("--json", "as_json", is_flag=True, help="Print exactly one JSON object on stdout.")
 backbone_option = click.option(
     "--backbone", default="nano", show_default=True, metavar="NAME|DIR", help="Frozen model; see `edge-qprompt backbones`."
 )
 precision_option = click.option(
-    "--precision", default="fp32", show_default=True, help="Image encoder: fp32, or int8 if exported."
+    "--precision",
+    default="fp32",
+    show_default=True,
+    help="Image encoder: fp32; int8 if exported; auto: int8 if exported and faster on this machine, tried at first use.",
+)
+providers_option = click.option(
+    "--providers",
+    default="cpu",
+    show_default=True,
+    metavar="NAMES",
+    help="What runs the image encoder: onnxruntime's providers, the preferred one first, e.g. tensorrt,cuda,cpu.",
 )
 names_option = click.option(
     "--names", type=click.Path(path_type=Path), help="Class names: lines of label, folder and name, tab-separated."
@@ -59,6 +72,16 @@ class Progress:
         if self._bar is not None:
             self._bar.close()
             self._bar = None
+
+
+def open_backbone(name: str, precision: str, providers: str) -> Backbone:
+    """The backbone that the options ask for; says on stderr what `auto` has chosen."""
+    from edge_qprompt.backbone import Backbone
+
+    backbone = Backbone.open(name, precision, providers=providers)
+    if backbone.note:
+        click.echo(backbone.note, err=True)
+    return backbone
 
 
 def emit(result: dict[str, Any], as_json: bool, lines: Callable[[dict[str, Any]], Sequence[str]]) -> None:

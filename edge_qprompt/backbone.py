@@ -9,51 +9,77 @@ should not live side by side. Symbols: B photos, S pixels a side, D dimensions o
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
 from edge_qprompt import manifest as fmt
 from edge_qprompt.errors import BackboneError, FingerprintError
-from edge_qprompt.files import backbones_folder, sha256_of
+from edge_qprompt.files import backbones_folder, give_memory_back, sha256_of
 from edge_qprompt.manifest import Manifest
 from edge_qprompt.pack import Pack
 from edge_qprompt.prompts import TextEncoder
-from edge_qprompt.session import Session
+from edge_qprompt.session import CPU, Session, parse_providers, short_name
 from edge_qprompt.tokenizer import Tokenizer
 from edge_qprompt.weights import TextWeights
+
+if TYPE_CHECKING:
+    from edge_qprompt.speed import Job
 
 EMBEDDED = Path(__file__).parent / "data" / "backbones"
 DEFAULT = "nano"
 DEFAULT_PRECISION = "fp32"
+AUTO = "auto"
+DEFAULT_PROVIDERS = "cpu"
 
 
 class Backbone:
-    """See the module. Use `open`."""
+    """See the module. Use `open`.
 
-    def __init__(self, folder: Path, manifest: Manifest, precision: str, threads: int = 0) -> None:
+    Attributes:
+        precision: of the image encoder, "fp32" or "int8".
+        note: how that precision was chosen; empty if the caller did.
+    """
+
+    def __init__(
+        self, folder: Path, manifest: Manifest, precision: str, threads: int = 0, providers: Sequence[str] = CPU
+    ) -> None:
         self.folder = folder
         self.manifest = manifest
         self.precision = precision
         self.threads = threads
+        self.providers = tuple(providers)
+        self.note = ""
 
     @classmethod
-    def open(cls, name: str | Path = DEFAULT, precision: str = DEFAULT_PRECISION, threads: int = 0) -> Backbone:
+    def open(
+        cls,
+        name: str | Path = DEFAULT,
+        precision: str = DEFAULT_PRECISION,
+        threads: int = 0,
+        providers: str = DEFAULT_PROVIDERS,
+    ) -> Backbone:
         """Open a backbone by folder or by name.
 
         Args:
             name: a folder with a manifest.json, an embedded backbone, or an exported one by name.
-            precision: of the image encoder; see `manifest.precisions` for what there is.
+            precision: of the image encoder; see `manifest.precisions` for what there is. "auto" is
+                int8 where there is some and a short trial finds it faster; the trial is remembered.
             threads: of onnxruntime; 0 uses every core.
+            providers: what runs the image encoder: names of onnxruntime's with commas, see
+                `session.parse_providers`. The text encoder, which runs once a pack, stays on the CPU.
 
         Raises:
-            BackboneError: there is no such backbone, it is damaged, or lacks the precision.
+            BackboneError: there is no such backbone, it is damaged, or lacks the precision; or there is no such provider.
         """
+        chosen = parse_providers(providers)
         folder = find_backbone(name)
         manifest = Manifest.read(folder)
-        if precision not in manifest.precisions:
+        if precision not in manifest.precisions and not (precision == AUTO and manifest.precisions):
             raise BackboneError(
                 f"backbone {manifest.name} has no {precision} image encoder, it has {', '.join(manifest.precisions)}"
             )
@@ -63,7 +89,10 @@ class Backbone:
             if size != record.bytes:
                 got = "missing" if size is None else f"{size} bytes"
                 raise BackboneError(f"{path} is {got}, the manifest says {record.bytes} bytes: export or install again")
-        return cls(folder, manifest, precision, threads)
+        backbone = cls(folder, manifest, precision, threads, chosen)
+        if precision == AUTO:
+            backbone._choose_precision()
+        return backbone
 
     def verify(self) -> None:
         """Compare every file's SHA-256 with the manifest.
@@ -104,10 +133,48 @@ class Backbone:
         session = Session(self.folder / fmt.TEXT_ONNX, stored_low=True, threads=self.threads)
         return TextEncoder(self.tokenizer, self.text_weights, session)
 
+    @property
+    def feature_kind(self) -> str:
+        """What besides the fingerprint decides a feature's bits: the precision, and providers other than the CPU alone."""
+        more = () if self.providers == CPU else map(short_name, self.providers)
+        return "-".join([self.precision, *more])
+
     @cached_property
     def _image(self) -> Session:
-        low = self.precision == DEFAULT_PRECISION
-        return Session(self.folder / fmt.image_onnx(self.precision), stored_low=low, threads=self.threads)
+        return self._image_session(self.precision)
+
+    def _image_session(self, precision: str) -> Session:
+        path = self.folder / fmt.image_onnx(precision)
+        return Session(path, stored_low=precision == DEFAULT_PRECISION, threads=self.threads, providers=self.providers)
+
+    def _choose_precision(self) -> None:
+        """Settle `precision` and `note`: the faster one here, see `speed`."""
+        from edge_qprompt.speed import remembered_trial  # milliseconds that only this choice should cost
+
+        records = self.manifest.precisions
+        if not {"fp32", "int8"} <= records.keys():
+            self.precision = next(iter(records))
+            self.note = f"precision {self.precision}: backbone {self.manifest.name} has no other"
+            return
+        trial = remembered_trial(self._facts(), self._trial_jobs)
+        self.precision = trial.choice
+        self.note = f"precision {trial.choice}: {trial.reason}"
+        if trial.choice == "int8":
+            self.note += f"; its features have cosine {records['int8'].cosine:.4f} to the source model's"
+
+    def _facts(self) -> list[str]:
+        """What, beside the machine, decides how long a photo takes."""
+        import onnxruntime as ort
+
+        files = [str(self.manifest.files.get(fmt.image_onnx(precision))) for precision in ("fp32", "int8")]
+        return [self.manifest.fingerprint, *files, ort.__version__, str(self.threads), *self.providers]
+
+    def _trial_jobs(self) -> tuple[Job, Job]:
+        """What encodes one photo in fp32, and in int8; what the photo shows does not matter."""
+        size = self.manifest.preprocess.size
+        feeds = {"pixels": np.zeros((1, 3, size, size), np.float32)}
+        fp32, int8 = (self._image_session(precision) for precision in ("fp32", "int8"))
+        return lambda: fp32.run(feeds), lambda: int8.run(feeds)
 
     def encode_images(self, pixels: NDArray[np.float32]) -> NDArray[np.float32]:
         """Image features.
@@ -131,9 +198,10 @@ class Backbone:
         return features
 
     def close(self) -> None:
-        """Let the encoders go; they are loaded again when needed."""
-        for name in ("text", "_image"):
+        """Let encoders and weights go, and their memory; they are loaded again when needed."""
+        for name in ("text", "text_weights", "_image"):
             self.__dict__.pop(name, None)
+        give_memory_back()
 
 
 def find_backbone(name: str | Path) -> Path:

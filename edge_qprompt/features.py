@@ -22,7 +22,7 @@ from edge_qprompt.feature_cache import FeatureCache
 from edge_qprompt.manifest import Preprocess
 from edge_qprompt.photo import decode_photo, random_view, read_photo, to_pixels
 
-BATCH = 8  # small batches stay in the processor's cache
+BATCH = 4  # nano's activations of more photos leave the processor's cache: docs/adr/0007-image-encoder.md
 CHUNK_VIEWS = 64  # views decoded before they are encoded; the next chunk is decoded meanwhile
 DECODERS = 2  # more threads only take cores from the encoder
 CENTRE = 0
@@ -85,7 +85,7 @@ def extract(
     """Features of `photos`, from the cache where it has them.
 
     Args:
-        backbone: the encoder; precision and fingerprint are part of the cache's place.
+        backbone: the encoder; fingerprint, precision and providers are part of the cache's place.
         photos: files; those that are no readable photo are skipped and reported.
         views: which views of each.
         strict: raise instead of skipping.
@@ -98,7 +98,7 @@ def extract(
     rows: list[Array] = []
     skipped: list[tuple[Path, str]] = []
     hits, manifest = 0, backbone.manifest
-    with FeatureCache(manifest.fingerprint, backbone.precision, manifest.embed_dim) as cache:
+    with FeatureCache(manifest.fingerprint, backbone.feature_kind, manifest.embed_dim) as cache:
         for chunk in _chunks(photos, cache, manifest.preprocess, views):
             readable = [photo for photo in chunk if isinstance(photo, _Photo)]
             hits += sum(vector is not None for photo in readable for vector in photo.vectors)

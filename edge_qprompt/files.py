@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import ctypes
 import errno
+import gc
 import hashlib
 import os
 import secrets
+import sys
 from pathlib import Path
 
 import platformdirs
@@ -70,3 +73,12 @@ def _home(variable: str, default: Path) -> Path:
     """The one place where environment variables are read."""
     value = os.environ.get(variable)
     return Path(value).expanduser() if value else default
+
+
+def give_memory_back() -> None:
+    """Hand freed memory back to the system, where the C library keeps it: glibc holds on to 500 MB of a closed ViT-B/32."""
+    gc.collect()
+    if sys.platform == "linux":
+        trim = getattr(ctypes.CDLL(None), "malloc_trim", None)  # musl has none
+        if trim is not None:
+            trim(0)

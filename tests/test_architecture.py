@@ -73,7 +73,7 @@ def test_help_of_a_verb_loads_nothing_heavy(verb: str) -> None:
 
 
 def test_public_surface() -> None:
-    assert edge_qprompt.__all__ == ["Backbone", "Classifier", "EdgeQPromptError", "Pack", "Prediction"]
+    assert edge_qprompt.__all__ == ["Backbone", "Classifier", "EdgeQPromptError", "Pack", "Prediction", "Tasks"]
     assert all(hasattr(edge_qprompt, name) for name in edge_qprompt.__all__)
 
 

@@ -15,9 +15,10 @@ from torch import Tensor
 from edge_qprompt.errors import EdgeQPromptError
 from edge_qprompt.learn import engine as engines
 from edge_qprompt.learn.chunk import Chunk
-from edge_qprompt.learn.engine import EngineSettings, choose, has_bfloat16, trial
+from edge_qprompt.learn.engine import choose, has_bfloat16, trial
 from edge_qprompt.learn.frozen import LowProduct, Product
 from edge_qprompt.learn.fused import FusedTower
+from edge_qprompt.learn.settings import EngineSettings
 from edge_qprompt.learn.team import Team
 from edge_qprompt.prompts import name_tokens
 

@@ -19,9 +19,10 @@ from edge_qprompt.dataset import Dataset, load_dataset
 from edge_qprompt.errors import CheckpointError, EdgeQPromptError
 from edge_qprompt.features import extract
 from edge_qprompt.learn.adapt import AdaptSettings, adapt
-from edge_qprompt.learn.loop import LoopSettings, learn
-from edge_qprompt.learn.methods import METHODS, MethodSettings
+from edge_qprompt.learn.loop import learn
+from edge_qprompt.learn.methods import METHODS
 from edge_qprompt.learn.problem import Problem, initial_context
+from edge_qprompt.learn.settings import EngineSettings, LoopSettings, MethodSettings
 from edge_qprompt.learn.straight_through import StraightThrough
 from edge_qprompt.pack import Pack, Role
 from edge_qprompt.quantizer import ClusterSettings
@@ -45,7 +46,14 @@ def clothes() -> Dataset:
 @pytest.fixture(scope="module")
 def problem(backbone: Backbone, clothes: Dataset) -> Problem:
     features = extract(backbone, clothes.train.paths)
-    return Problem.of(backbone, clothes.names, initial_context(backbone, 4, 1), features.values, np.array(clothes.train.labels))
+    return Problem.of(
+        backbone,
+        clothes.names,
+        initial_context(backbone, 4, 1),
+        features.values,
+        np.array(clothes.train.labels),
+        EngineSettings(),
+    )
 
 
 def quick(method: str, bits: int = 1, epochs: int = 20, **more: object) -> AdaptSettings:

@@ -37,7 +37,7 @@ def _finite(ctx: click.Context, param: click.Parameter, value: float | None) -> 
     return value
 
 
-class _Batch(click.ParamType):
+class _Batch(click.ParamType):  # type: ignore[type-arg]  # generic only in newer versions of click
     """A number of photos, or "all"."""
 
     name = "integer or all"
@@ -73,7 +73,12 @@ class _Batch(click.ParamType):
     "--views", type=click.IntRange(1, 64), default=1, show_default=True, help="Views a photo: the centre, then random crops."
 )
 @click.option(
-    "--lr", type=click.FloatRange(0, min_open=True), callback=_finite, default=None, show_default="0.002, with --batch all 0.008", help="Learning rate for 32 photos a step."
+    "--lr",
+    type=click.FloatRange(0, min_open=True),
+    callback=_finite,
+    default=None,
+    show_default="0.002, with --batch all 0.008",
+    help="Learning rate for 32 photos a step.",
 )
 @click.option("--seed", type=click.IntRange(0), default=1, show_default=True, help="Choice of photos, crops and their order.")
 @terminal.template_option
@@ -117,7 +122,7 @@ def command(data: Path, out: Path, as_json: bool, names: Path | None, resume: bo
     backbone = terminal.open_backbone(options["backbone"], options["precision"], options["providers"])
     dataset = load_dataset(data, names).select(options["classes"])
     names_section(dataset.names)  # a name that no pack can hold is better known now than after learning
-    from edge_qprompt.learn.adapt import adapt  # after the quick checks: torch takes seconds to start
+    from edge_qprompt.learn.adapt import adapt
 
     terminal.warn_notes(dataset.notes)
     _warn_few(dataset, options["shots"])
@@ -141,9 +146,7 @@ def command(data: Path, out: Path, as_json: bool, names: Path | None, resume: bo
 
 def _settings(options: dict[str, Any]) -> AdaptSettings:
     from edge_qprompt.learn.adapt import AdaptSettings
-    from edge_qprompt.learn.engine import EngineSettings
-    from edge_qprompt.learn.loop import LoopSettings
-    from edge_qprompt.learn.methods import MethodSettings
+    from edge_qprompt.learn.settings import EngineSettings, LoopSettings, MethodSettings
     from edge_qprompt.quantizer import ClusterSettings
 
     return AdaptSettings(

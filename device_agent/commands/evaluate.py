@@ -15,6 +15,7 @@ from device_agent import terminal
 @click.argument("data", type=click.Path(path_type=Path))
 @terminal.backbone_option
 @terminal.precision_option
+@terminal.providers_option
 @terminal.classes_option
 @terminal.template_option
 @terminal.names_option
@@ -25,6 +26,7 @@ def command(
     data: Path,
     backbone: str,
     precision: str,
+    providers: str,
     classes: str,
     template: str,
     names: Path | None,
@@ -42,7 +44,6 @@ def command(
     """
     import numpy as np
 
-    from edge_qprompt.backbone import Backbone
     from edge_qprompt.classifier import Classifier, zero_shot
     from edge_qprompt.dataset import load_dataset
     from edge_qprompt.errors import DataError
@@ -51,7 +52,7 @@ def command(
     from edge_qprompt.pack import Pack
 
     opened = Pack.open(pack)
-    model = Backbone.open(backbone, precision)
+    model = terminal.open_backbone(backbone, precision, providers)
     model.check(opened)
     dataset = load_dataset(data, names).select(classes)
     terminal.warn_notes(dataset.notes)
@@ -80,7 +81,7 @@ def command(
         "n": scores.n,
         "skipped": len(features.skipped),
         "backbone": model.manifest.name,
-        "precision": precision,
+        "precision": model.precision,
     }
     terminal.emit(result, as_json, _lines)
 

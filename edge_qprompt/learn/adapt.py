@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,16 +22,15 @@ from edge_qprompt.classifier import Classifier, zero_shot
 from edge_qprompt.dataset import Dataset, Photos
 from edge_qprompt.errors import DataError, PromptError
 from edge_qprompt.features import Features, Views, extract
-from edge_qprompt.learn.checkpoint import CheckpointFile
-from edge_qprompt.learn.engine import Engine, EngineSettings
-from edge_qprompt.learn.loop import LoopSettings, Run, learn
-from edge_qprompt.learn.method import Method
-from edge_qprompt.learn.methods import METHODS, MethodSettings
-from edge_qprompt.learn.problem import Problem, initial_context
-from edge_qprompt.learn.threads import torch_threads
+from edge_qprompt.learn.methods import METHODS
+from edge_qprompt.learn.settings import EngineSettings, LoopSettings, MethodSettings
 from edge_qprompt.metrics import Scores
-from edge_qprompt.pack import Pack, Precision, Section, Tag, names_section
+from edge_qprompt.pack import Method as MethodNumber
+from edge_qprompt.pack import Pack, PackTensor, Precision, Section, Tag, names_section
 from edge_qprompt.prompts import name_tokens
+
+if TYPE_CHECKING:
+    from edge_qprompt.learn.loop import Run
 
 Progress = Callable[[str, int, int, str], None]
 
@@ -148,33 +148,46 @@ def adapt(
     _check_every_class(data, train)
     rest = _encode(backbone, held, Views(), settings, "encode held-out", progress) if held else None
     clock.lap("encode")
+    backbone.close()  # one large thing in memory at a time: image encoder, text encoder, torch with the text tower
     by_hand = zero_shot(backbone, data.names, settings.method_settings.template)
-    backbone.close()  # onnxruntime's threads would take turns with torch's
-    method, run, engine = _learn(backbone, data, settings, train, checkpoint, resume, progress)
+    backbone.close()
+    learned = _learn(backbone, data, settings, train, checkpoint, resume, progress)
+    backbone.close()
     clock.lap("learn")
-    tensors, sections = method.result()
     precision = Precision[backbone.precision.upper()]
-    sections = (*sections, names_section(data.names))
+    sections = (*learned.sections, names_section(data.names))
     if settings.provenance:
         sections = (*sections, Section(Tag.PROVENANCE, _provenance(settings, len(train.labels)).encode()))
     # through the bytes, so that what is measured is what a device will see
-    pack = Pack.decode(Pack(backbone.manifest.short_fingerprint, method.number, precision, tensors, sections).encode())
-    learned = Classifier(backbone, pack)
-    accuracies = [_accuracy(learned, by_hand, part) if part and len(part.labels) else None for part in (train, rest)]
+    pack = Pack.decode(Pack(backbone.manifest.short_fingerprint, learned.number, precision, learned.tensors, sections).encode())
+    classifier = Classifier(backbone, pack)
+    accuracies = [_accuracy(classifier, by_hand, part) if part and len(part.labels) else None for part in (train, rest)]
     clock.lap("check")
     return Adaptation(
         pack=pack,
         names=data.names,
         used=len(train.labels),
         skipped=train.features.skipped + (rest.features.skipped if rest else ()),
-        run=run,
-        facts=method.facts(),
+        run=learned.run,
+        facts=learned.facts,
         train=accuracies[0] or Accuracy(0.0, 0.0, 0),
         held_out=accuracies[1],
         held_out_source=None if accuracies[1] is None else "test" if data.test else "unused training photos",
         seconds=clock.seconds,
-        engine=(engine.name, engine.note) if engine else ("", ""),
+        engine=learned.engine,
     )
+
+
+@dataclass(frozen=True)
+class _Learned:
+    """What is left of a method when its tower has gone from memory."""
+
+    number: MethodNumber
+    tensors: tuple[PackTensor, ...]
+    sections: tuple[Section, ...]
+    facts: dict[str, int]
+    run: Run
+    engine: tuple[str, str]
 
 
 def _learn(
@@ -185,7 +198,13 @@ def _learn(
     checkpoint: Path | None,
     resume: bool,
     progress: Progress,
-) -> tuple[Method, Run, Engine | None]:
+) -> _Learned:
+    # only now, when the encoders have gone: torch is 200 MB
+    from edge_qprompt.learn.checkpoint import CheckpointFile
+    from edge_qprompt.learn.loop import Run, learn
+    from edge_qprompt.learn.problem import Problem, initial_context
+    from edge_qprompt.learn.threads import torch_threads
+
     start = initial_context(backbone, settings.n_ctx, settings.loop.seed)
     problem = Problem.of(backbone, data.names, start, train.features.values, train.labels, settings.engine)
     method = METHODS[settings.method](problem, settings.method_settings)
@@ -194,10 +213,13 @@ def _learn(
     def tell(epoch: int, epochs: int, loss: float) -> None:
         progress("learn", epoch, epochs, f"loss {loss:.3f}")
 
-    if not method.parameters:
-        return method, Run(), None
-    with torch_threads(problem.engine.torch_threads):
-        return method, learn(method, problem.features, problem.labels, settings.loop, file, tell), problem.engine
+    run, engine = Run(), ("", "")
+    if method.parameters:
+        with torch_threads(problem.engine.torch_threads):
+            run = learn(method, problem.features, problem.labels, settings.loop, file, tell)
+        engine = problem.engine.name, problem.engine.note
+    tensors, sections = method.result()
+    return _Learned(method.number, tensors, sections, method.facts(), run, engine)
 
 
 def _encode(

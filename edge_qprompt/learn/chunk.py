@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 from numpy.typing import NDArray
@@ -77,7 +78,7 @@ class Chunk:
         ends = np.cumsum(lengths)
         cuts = [0, *np.searchsorted(ends, ends[-1] * np.arange(1, count) / count).tolist(), len(lengths)]
         rows = [0, *ends.tolist()]
-        parts = [(a, b) for a, b in zip(cuts, cuts[1:], strict=False) if b > a]
+        parts = [(a, b) for a, b in pairwise(cuts) if b > a]
         return [cls._of(tower, suffixes.vectors.numpy()[rows[a] : rows[b]], lengths[a:b], 1 + n_ctx) for a, b in parts]
 
     @classmethod
@@ -92,7 +93,7 @@ class Chunk:
         picked = np.zeros(_aligned(len(lengths)), np.int64)
         picked[: len(ends)] = ends - 1
         blocks, last_blocks, done = [], [], 0
-        for first, end in _spans(ends - lengths, columns):
+        for first, end in _spans((ends - lengths).tolist(), columns):
             shared = prefix if first else 0
             keys = np.concatenate([np.arange(shared), np.arange(first, end)])
             stop = len(picked) if end == columns else done + int(((ends > first) & (ends <= end)).sum())
@@ -107,10 +108,10 @@ def _aligned(columns: int) -> int:
     return -(-columns // ALIGN) * ALIGN
 
 
-def _spans(firsts: NDArray[np.int64], columns: int) -> Iterator[tuple[int, int]]:
+def _spans(firsts: Sequence[int], columns: int) -> Iterator[tuple[int, int]]:
     """Cut the columns into blocks of about BLOCK at the first columns of classes."""
     start = 0
-    for first in firsts.tolist():
+    for first in firsts:
         if first - start >= BLOCK and columns - first >= BLOCK // 2:
             yield start, first
             start = first

@@ -1,9 +1,9 @@
 """Which code computes the class features and the prompt's gradient, chosen by name, never silently.
 
-    autograd   `tower.TextTower`, the readable reference, differentiated by torch
-    fused      `fused.FusedTower`, the same numbers by hand
-    bfloat16   the same with products in bfloat16, for processors that compute in it
-    auto       bfloat16 where the processor has it and a trial against float32 passes, else fused
+autograd   `tower.TextTower`, the readable reference, differentiated by torch
+fused      `fused.FusedTower`, the same numbers by hand
+bfloat16   the same with products in bfloat16, for processors that compute in it
+auto       bfloat16 where the processor has it and a trial against float32 passes, else fused
 """
 
 from __future__ import annotations
@@ -18,34 +18,17 @@ from torch import Tensor
 
 from edge_qprompt.errors import EdgeQPromptError
 from edge_qprompt.learn.frozen import LowProduct
-from edge_qprompt.learn.fused import MEMORY, FusedTower
+from edge_qprompt.learn.fused import FusedTower
+from edge_qprompt.learn.settings import EngineSettings
 from edge_qprompt.learn.threads import threads_for
 from edge_qprompt.learn.tower import Suffixes, TextTower
 
-ENGINES = ("auto", "fused", "bfloat16", "autograd")
 TRIAL_STEPS = 10
 LEAST_COSINE = 0.999  # of every gradient of the trial to float32's
 LEAST_GAIN = 1.1  # how much faster bfloat16 has to be to be worth it
 
 Encode = Callable[[Tensor], Tensor]
 Loss = Callable[[Encode, Tensor], Tensor]
-
-
-@dataclass(frozen=True)
-class EngineSettings:
-    """How to compute a step; the result is the same up to rounding.
-
-    Attributes:
-        name: one of ENGINES.
-        memory: bytes that a fused step may keep between forward and backward.
-    """
-
-    name: str = "auto"
-    memory: int = MEMORY
-
-    def __post_init__(self) -> None:
-        if self.name not in ENGINES:
-            raise EdgeQPromptError(f"unknown engine {self.name!r}, there are {', '.join(ENGINES)}")
 
 
 @dataclass(frozen=True)

@@ -29,11 +29,11 @@ from torch import Tensor
 from edge_qprompt.learn.chunk import Chunk
 from edge_qprompt.learn.frozen import Product
 from edge_qprompt.learn.rank import Arena, Pass, Precision, Rank
+from edge_qprompt.learn.settings import MEMORY
 from edge_qprompt.learn.team import Team
 from edge_qprompt.learn.tower import Suffixes, TextTower
 
 Array = NDArray[np.float32]
-MEMORY = 512 << 20  # bytes
 
 
 class FusedTower:
@@ -65,7 +65,9 @@ class FusedTower:
         floats = max(Pass.floats(self._ranks[0], chunk) for chunk in self._chunks)
         places = min(len(self._chunks), max(1, memory // (4 * floats * self._team.size)))
         self._memory = np.empty((places, self._team.size, floats), np.float32)
-        self._parts = np.empty((2, self._team.size, tower.config.width * max(chunk.columns for chunk in self._chunks)), np.float32)
+        self._parts = np.empty(
+            (2, self._team.size, tower.config.width * max(chunk.columns for chunk in self._chunks)), np.float32
+        )
         self._resident: dict[int, list[Pass]] = {}  # by chunk: its pass on each rank
         self._last: object = None  # whose activations are kept
 
@@ -83,7 +85,7 @@ class FusedTower:
         Returns:
             (C, D), unit length, in the caller's order of classes, with a gradient to ctx.
         """
-        pooled = _Step.apply(ctx, self)  # (C, W)
+        pooled: Tensor = _Step.apply(ctx, self)  # type: ignore[no-untyped-call]  # (C, W)
         features = self.tower.ln_final(pooled) @ self.tower.projection
         return F.normalize(features, dim=-1)[self._order]
 

@@ -23,56 +23,9 @@ from torch import Tensor
 from edge_qprompt.errors import EdgeQPromptError
 from edge_qprompt.learn.checkpoint import Checkpoint, CheckpointFile
 from edge_qprompt.learn.method import Method
-
-REFERENCE_BATCH = 32  # of CoOp, whose learning rate is given for it
-COOP_LR = 0.002
-FULL_BATCH_LR = 0.008
-MOST_SCALE = 64.0  # nothing larger was measured
+from edge_qprompt.learn.settings import LoopSettings
 
 Progress = Callable[[int, int, float], None]
-
-
-@dataclass(frozen=True)
-class LoopSettings:
-    """How to learn.
-
-    Attributes:
-        epochs: passes over the photos; 0 keeps the initial prompt.
-        batch: photos a step, one view of each; None is all photos, every view of them, in one step an epoch.
-        lr: peak learning rate of SGD for 32 photos a step, for more or fewer in proportion; None is CoOp's
-            0.002 for a batch, 0.008 for all photos.
-        warmup_lr: learning rate of the first epoch, likewise.
-        momentum, weight_decay: of SGD.
-        seed: order of the photos and choice of views.
-        checkpoint_seconds: least time between two checkpoints.
-    """
-
-    epochs: int = 200
-    batch: int | None = None
-    lr: float | None = None
-    warmup_lr: float = 1e-5
-    momentum: float = 0.9
-    weight_decay: float = 5e-4
-    seed: int = 1
-    checkpoint_seconds: float = 1.0
-
-    def __post_init__(self) -> None:
-        if self.epochs < 0 or (self.batch is not None and self.batch < 1) or not 0 < self.peak_lr < math.inf:
-            raise ValueError(f"epochs must be 0 or more, batch at least 1, lr above 0: {self}")
-
-    @property
-    def peak_lr(self) -> float:
-        """`lr`, or what stands for None."""
-        if self.lr is not None:
-            return self.lr
-        return FULL_BATCH_LR if self.batch is None else COOP_LR
-
-    def rate(self, epoch: int, photos: int) -> float:
-        """Learning rate of an epoch, from 0, when there are `photos` in all."""
-        scale = min((self.batch or photos) / REFERENCE_BATCH, MOST_SCALE)
-        if epoch == 0 and self.epochs > 1:
-            return scale * self.warmup_lr
-        return scale * self.peak_lr * (1 + math.cos(math.pi * epoch / self.epochs)) / 2
 
 
 @dataclass
@@ -115,7 +68,9 @@ def learn(
     run = Run()
     if not method.parameters:
         return run
-    optimiser = torch.optim.SGD(method.parameters.values(), settings.peak_lr, settings.momentum, weight_decay=settings.weight_decay)
+    optimiser = torch.optim.SGD(
+        method.parameters.values(), settings.peak_lr, settings.momentum, weight_decay=settings.weight_decay
+    )
     if checkpoints and (found := checkpoints.read()):
         run = _restore(method, optimiser, found)
     saved = time.monotonic()

@@ -1,34 +1,32 @@
-"""The methods by the name that the command line takes."""
+"""The methods by the name that the command line takes; each is imported when it is asked for, since names need no torch."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
-from edge_qprompt.learn.coop import CoOp
-from edge_qprompt.learn.method import Method
-from edge_qprompt.learn.problem import Problem
-from edge_qprompt.learn.qcoop import QCoOp
-from edge_qprompt.learn.zero_shot import ZeroShot
-from edge_qprompt.prompts import DEFAULT_TEMPLATE
-from edge_qprompt.quantizer import ClusterSettings
+if TYPE_CHECKING:
+    from edge_qprompt.learn.method import Method
+    from edge_qprompt.learn.problem import Problem
+    from edge_qprompt.learn.settings import MethodSettings
 
 
-@dataclass(frozen=True)
-class MethodSettings:
-    """What the methods can be told; each takes what concerns it.
+def _qcoop(problem: Problem, settings: MethodSettings) -> Method:
+    from edge_qprompt.learn.qcoop import QCoOp
 
-    Attributes:
-        clusters: of the quantizing methods.
-        template: of the hand-written prompt.
-    """
-
-    clusters: ClusterSettings = field(default_factory=ClusterSettings)
-    template: str = DEFAULT_TEMPLATE
+    return QCoOp(problem, settings.clusters)
 
 
-METHODS: dict[str, Callable[[Problem, MethodSettings], Method]] = {
-    "qcoop": lambda problem, settings: QCoOp(problem, settings.clusters),
-    "coop": lambda problem, settings: CoOp(problem),
-    "zero-shot": lambda problem, settings: ZeroShot(settings.template),
-}
+def _coop(problem: Problem, _: MethodSettings) -> Method:
+    from edge_qprompt.learn.coop import CoOp
+
+    return CoOp(problem)
+
+
+def _zero_shot(_: Problem, settings: MethodSettings) -> Method:
+    from edge_qprompt.learn.zero_shot import ZeroShot
+
+    return ZeroShot(settings.template)
+
+
+METHODS: dict[str, Callable[[Problem, MethodSettings], Method]] = {"qcoop": _qcoop, "coop": _coop, "zero-shot": _zero_shot}

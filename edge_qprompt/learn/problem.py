@@ -16,7 +16,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from edge_qprompt.backbone import Backbone
-from edge_qprompt.learn.engine import Encode, Engine, EngineSettings, choose
+from edge_qprompt.learn.engine import Encode, Engine, choose
+from edge_qprompt.learn.settings import EngineSettings
 from edge_qprompt.learn.tower import TextTower
 from edge_qprompt.prompts import name_tokens
 
@@ -50,7 +51,7 @@ class Problem:
         start: Tensor,
         features: NDArray[np.float32],
         labels: NDArray[np.int64],
-        settings: EngineSettings = EngineSettings(),
+        settings: EngineSettings,
     ) -> Problem:
         """Check the names and put everything together.
 

@@ -250,11 +250,13 @@ class Pass:
 
     def _part(self, columns: int) -> Array:
         """This rank's part of the next sum, (W, columns)."""
-        return self._all_parts(columns)[self._rank.rank]
+        mine: Array = self._all_parts(columns)[self._rank.rank]
+        return mine
 
     def _all_parts(self, columns: int) -> Array:
         flat = self._parts[self._turn, :, : self._rank.width * columns]
-        return flat.reshape(-1, self._rank.width, columns)
+        parts: Array = flat.reshape(-1, self._rank.width, columns)
+        return parts
 
     def _add(self, work: Work) -> None:
         """x += the sum of all ranks' parts."""

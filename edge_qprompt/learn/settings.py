@@ -1,0 +1,90 @@
+"""What a user can say about learning. No torch: a command reads this before it loads anything heavy."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+
+from edge_qprompt.errors import EdgeQPromptError
+from edge_qprompt.prompts import DEFAULT_TEMPLATE
+from edge_qprompt.quantizer import ClusterSettings
+
+REFERENCE_BATCH = 32  # of CoOp, whose learning rate is given for it
+COOP_LR = 0.002
+FULL_BATCH_LR = 0.008
+MOST_SCALE = 64.0  # nothing larger was measured
+ENGINES = ("auto", "fused", "bfloat16", "autograd")
+MEMORY = 512 << 20  # bytes
+
+
+@dataclass(frozen=True)
+class LoopSettings:
+    """How to learn.
+
+    Attributes:
+        epochs: passes over the photos; 0 keeps the initial prompt.
+        batch: photos a step, one view of each; None is all photos, every view of them, in one step an epoch.
+        lr: peak learning rate of SGD for 32 photos a step, for more or fewer in proportion; None is CoOp's
+            0.002 for a batch, 0.008 for all photos.
+        warmup_lr: learning rate of the first epoch, likewise.
+        momentum, weight_decay: of SGD.
+        seed: order of the photos and choice of views.
+        checkpoint_seconds: least time between two checkpoints.
+    """
+
+    epochs: int = 200
+    batch: int | None = None
+    lr: float | None = None
+    warmup_lr: float = 1e-5
+    momentum: float = 0.9
+    weight_decay: float = 5e-4
+    seed: int = 1
+    checkpoint_seconds: float = 1.0
+
+    def __post_init__(self) -> None:
+        if self.epochs < 0 or (self.batch is not None and self.batch < 1) or not 0 < self.peak_lr < math.inf:
+            raise ValueError(f"epochs must be 0 or more, batch at least 1, lr above 0: {self}")
+
+    @property
+    def peak_lr(self) -> float:
+        """`lr`, or what stands for None."""
+        if self.lr is not None:
+            return self.lr
+        return FULL_BATCH_LR if self.batch is None else COOP_LR
+
+    def rate(self, epoch: int, photos: int) -> float:
+        """Learning rate of an epoch, from 0, when there are `photos` in all."""
+        scale = min((self.batch or photos) / REFERENCE_BATCH, MOST_SCALE)
+        if epoch == 0 and self.epochs > 1:
+            return scale * self.warmup_lr
+        return scale * self.peak_lr * (1 + math.cos(math.pi * epoch / self.epochs)) / 2
+
+
+@dataclass(frozen=True)
+class EngineSettings:
+    """How to compute a step; the result is the same up to rounding.
+
+    Attributes:
+        name: one of ENGINES.
+        memory: bytes that a fused step may keep between forward and backward.
+    """
+
+    name: str = "auto"
+    memory: int = MEMORY
+
+    def __post_init__(self) -> None:
+        if self.name not in ENGINES:
+            raise EdgeQPromptError(f"unknown engine {self.name!r}, there are {', '.join(ENGINES)}")
+
+
+@dataclass(frozen=True)
+class MethodSettings:
+    """What the methods can be told; each takes what concerns it.
+
+    Attributes:
+        clusters: of the quantizing methods.
+        template: of the hand-written prompt.
+    """
+
+    clusters: ClusterSettings = field(default_factory=ClusterSettings)
+    template: str = DEFAULT_TEMPLATE
