@@ -19,12 +19,9 @@ import io
 import json
 import os
 import statistics
-import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
@@ -32,7 +29,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
-from timing import interleaved, machine
+from timing import interleaved, publish
+from vit_b_32 import random_vit_b_32
 
 from edge_qprompt.backbone import Backbone
 from edge_qprompt.manifest import Preprocess, image_onnx
@@ -143,26 +141,6 @@ def measure(backbone: Backbone, batches: list[int], rounds: int, wanted: list[st
     ]
 
 
-@contextmanager
-def random_vit(given: Path | None) -> Iterator[Path]:
-    """The folder of `given`, or of a ViT-B/32 with random weights, exported for the occasion."""
-    if given is not None:
-        yield given
-        return
-    import torch
-
-    from exporter.source import import_open_clip
-
-    with tempfile.TemporaryDirectory() as scratch:
-        torch.manual_seed(0)
-        weights = Path(scratch) / "ViT-B-32-random.pt"
-        torch.save(import_open_clip().create_model("ViT-B-32", pretrained=None).state_dict(), weights)
-        out = Path(scratch) / "backbone"
-        command = ["export", "ViT-B-32", "--checkpoint", str(weights), "--out", str(out)]
-        subprocess.run([sys.executable, "-m", "device_agent", *command], check=True, stdout=sys.stderr)
-        yield out
-
-
 @dataclass(frozen=True)
 class Shortcut:
     """One way from a large JPEG to pixels, beside the full one.
@@ -229,16 +207,18 @@ def reduced(image: Image.Image, settings: Preprocess, scale: int) -> Image.Image
     return image.reduce(max(1, min(image.size) // (scale * settings.resize)))
 
 
-def print_tables(rows: list[Row], notes: list[str]) -> None:
+def table(rows: list[Row], notes: list[str]) -> list[str]:
     """Markdown."""
-    print("\n".join(notes), end="\n\n")
-    print("| backbone | batch | engine | images/s | to onnxruntime fp32 | least cosine | load |")
-    print("|---|---|---|---|---|---|---|")
-    for r in rows:
-        print(
-            f"| {r.backbone} | {r.batch} | {r.engine} | {r.images_per_second:.1f} | {r.ratio:.2f}x "
-            f"| {r.cosine:.6f} | {r.load_seconds:.1f} s |"
-        )
+    head = [
+        "| backbone | batch | engine | images/s | to onnxruntime fp32 | least cosine | load |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    lines = [
+        f"| {r.backbone} | {r.batch} | {r.engine} | {r.images_per_second:.1f} | {r.ratio:.2f}x "
+        f"| {r.cosine:.6f} | {r.load_seconds:.1f} s |"
+        for r in rows
+    ]
+    return [" ".join(notes), "", *head, *lines]
 
 
 def main() -> None:
@@ -250,32 +230,34 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--threads", type=int, default=os.cpu_count() or 1)
     parser.add_argument("--engines", nargs="+", choices=ENGINES, default=list(ENGINES))
+    parser.add_argument("--out", type=Path, help="Markdown file with marks for this table.")
     parser.add_argument("--jpeg", type=Path, help="Instead: ways to shrink the photos of this folder, enlarged to a camera's.")
     args = parser.parse_args()
     if args.jpeg is not None:
         found = shortcuts(Backbone.open("nano"), args.jpeg)
         lines = [f"| {s.name} | {s.milliseconds:.0f} ms | {s.least_cosine:.6f} | {s.mean_cosine:.6f} |" for s in found]
-        table = "\n".join(["| way | median | least cosine | mean cosine |", "|---|---|---|---|", *lines])
-        print(json.dumps({"shortcuts": [asdict(s) for s in found]}) if args.json else table)
+        lines = ["| way | median | least cosine | mean cosine |", "|---|---|---|---|", *lines]
+        print(json.dumps({"shortcuts": [asdict(s) for s in found]}) if args.json else "\n".join(lines))
         return
     wanted = list(dict.fromkeys(["onnxruntime", *args.engines]))
-    notes = [machine("onnxruntime")]
+    notes, packages = [], ["onnxruntime"]
     if "openvino" in wanted and importlib.util.find_spec("openvino") is None:
         wanted.remove("openvino")
         notes.append("OpenVINO is not installed, and left out.")
     elif "openvino" in wanted:
-        notes = [machine("onnxruntime", "openvino")]
+        packages.append("openvino")
         if not bf16_is_real():
             notes.append("This processor has no bf16: OpenVINO takes the hint and computes in float32.")
     rows: list[Row] = []
-    with random_vit(args.backbone) as folder:
+    with tempfile.TemporaryDirectory() as scratch:
+        folder = args.backbone or random_vit_b_32(Path(scratch), int8=True)
         for backbone in (Backbone.open(folder), Backbone.open("nano")):
             rows += measure(backbone, args.batches, args.rounds, wanted, args.threads)
     notes.append(f"Threads: {args.threads}. Rounds: {args.rounds}.")
     if args.json:
         print(json.dumps({"notes": notes, "rows": [asdict(row) for row in rows]}))
     else:
-        print_tables(rows, notes)
+        publish("image_encoder", table(rows, notes), *packages, out=args.out)
 
 
 if __name__ == "__main__":

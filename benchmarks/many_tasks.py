@@ -15,12 +15,11 @@ import argparse
 import gc
 import json
 import re
-import statistics
 import time
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+from timing import interleaved, publish
 
 import edge_qprompt
 from edge_qprompt import Backbone, Pack, Tasks
@@ -60,17 +59,6 @@ def resident_mb() -> float:
     return int(found[1]) * 1024 / 1e6
 
 
-def in_turn(jobs: list[Callable[[], object]], rounds: int) -> list[list[float]]:
-    """Seconds of each job, run in turn; the first three rounds, which warm up, are left out."""
-    times: list[list[float]] = [[] for _ in jobs]
-    for _ in range(rounds + 3):
-        for job, mine in zip(jobs, times, strict=True):
-            start = time.perf_counter()
-            job()
-            mine.append(time.perf_counter() - start)
-    return [mine[3:] for mine in times]
-
-
 def main() -> None:
     """Load, measure, print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -78,6 +66,7 @@ def main() -> None:
     parser.add_argument("--tasks", type=int, default=1000)
     parser.add_argument("--classes", type=int, default=10)
     parser.add_argument("--rounds", type=int, default=100)
+    parser.add_argument("--out", type=Path)
     args = parser.parse_args()
     backbone = Backbone.open("nano")
     packs = [random_pack(backbone, number, args.classes) for number in range(args.tasks)]
@@ -92,13 +81,13 @@ def main() -> None:
     first_s = time.perf_counter() - start  # stacks the class features
     gc.collect()
     growth = resident_mb() - before
-    alone, together = in_turn([lambda: one.classify(PHOTO), lambda: many.classify(PHOTO)], args.rounds)
+    alone, together = interleaved([lambda: one.classify(PHOTO), lambda: many.classify(PHOTO)], args.rounds)
     result = {
         "tasks": args.tasks,
         "classes": args.classes,
-        "ratio": statistics.median(together) / statistics.median(alone),
-        "one_ms": 1000 * statistics.median(alone),
-        "many_ms": 1000 * statistics.median(together),
+        "ratio": together / alone,
+        "one_ms": 1000 * alone,
+        "many_ms": 1000 * together,
         "load_s": load_s,
         "first_photo_ms": 1000 * first_s,
         "memory_growth_mb": growth,
@@ -106,12 +95,13 @@ def main() -> None:
     if args.json:
         print(json.dumps(result))
         return
-    print("| tasks | classes each | time of a photo, over one task | one task | all | first photo | load | memory |")
-    print("|---|---|---|---|---|---|---|---|")
-    print(
+    lines = [
+        "| tasks | classes each | time of a photo, over one task | one task | all | first photo | load | memory |",
+        "|---|---|---|---|---|---|---|---|",
         f"| {args.tasks} | {args.classes} | {result['ratio']:.2f} | {result['one_ms']:.1f} ms | {result['many_ms']:.1f} ms "
-        f"| {result['first_photo_ms']:.0f} ms | {load_s:.1f} s | {growth:.0f} MB |"
-    )
+        f"| {result['first_photo_ms']:.0f} ms | {load_s:.1f} s | {growth:.0f} MB |",
+    ]
+    publish("many_tasks", lines, "onnxruntime", "numpy", out=args.out)
 
 
 if __name__ == "__main__":

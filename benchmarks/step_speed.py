@@ -75,9 +75,9 @@ class Products:
             shapes += [(last.kv, full)] + [(p, picked) for p in (last.q, last.out, last.fc, last.proj)]
             for product, columns in shapes:
                 weight = product._weight
-                x, y = (np.ones((size, columns), np.float32) for size in weight.shape[::-1])
-                yield weight, x, y
-                yield weight.T, y, x
+                for matrix in (weight, weight.T):
+                    rows, inner = matrix.shape
+                    yield matrix, np.ones((inner, columns), np.float32), np.empty((rows, columns), np.float32)
 
 
 def measure(name: str, pair: Pair, names: list[str], rounds: int) -> dict[str, Any]:

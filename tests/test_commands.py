@@ -72,7 +72,7 @@ def test_adapt_for_people(edge_qprompt_command: Command, photos: MakePhotos, tmp
     assert first.startswith(f"a.qpk  {(tmp_path / 'a.qpk').stat().st_size} bytes, 2 classes, qcoop on nano fp32")
     assert " before, " in accuracy
     assert "on the training photos" in accuracy
-    assert learned_from.startswith("learned    from 5 photos in 1 steps (encode ")
+    assert learned_from.startswith("learned    from 5 photos in 1 steps, float32, 1 thread (encode ")
     warnings = done.err.splitlines()
     assert all(line.startswith("warning: ") for line in warnings)
     assert any("note.jpg is not an image" in line for line in warnings)
@@ -113,7 +113,7 @@ def test_csv_and_names_file(edge_qprompt_command: Command, tmp_path: Path) -> No
     assert (done.json["images_used"], done.json["images_skipped"]) == (6, 1)
     assert "warning: skipped: cannot read gone.png: No such file" in done.err
     facts = edge_qprompt_command("inspect", "a.qpk", "--json", cwd=tmp_path).json
-    assert facts["provenance"] == "6 photos, 16 shots, 1 views, 1 epochs, lr 0.002, seed 1"
+    assert facts["provenance"] == "6 photos, 16 shots, 1 views, 1 epochs, batch all, lr 0.008, seed 1"
 
 
 def test_base_and_new_classes(edge_qprompt_command: Command, photos: MakePhotos, tmp_path: Path) -> None:
