@@ -29,13 +29,14 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
-from timing import interleaved, publish
+from timing import publish
 from vit_b_32 import random_vit_b_32
 
 from edge_qprompt.backbone import Backbone
 from edge_qprompt.manifest import Preprocess, image_onnx
 from edge_qprompt.photo import decode_photo, to_pixels
 from edge_qprompt.session import Session
+from edge_qprompt.speed import median_seconds
 
 PAUSE_SECONDS = 0.02  # OpenVINO's threads spin for less than this after their work
 ENGINES = ("onnxruntime", "openvino")
@@ -126,7 +127,7 @@ def measure(backbone: Backbone, batches: list[int], rounds: int, wanted: list[st
     pairs = [(name, batch) for batch in batches for name in runs]
     calls = [partial(runs[name], pixels[:batch]) for name, batch in pairs]
     pause = partial(time.sleep, PAUSE_SECONDS)
-    medians = dict(zip(pairs, interleaved([job for call in calls for job in (pause, call)], rounds)[1::2], strict=True))
+    medians = dict(zip(pairs, median_seconds([job for call in calls for job in (pause, call)], rounds)[1::2], strict=True))
     return [
         Row(
             backbone=backbone.manifest.name,

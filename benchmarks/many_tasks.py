@@ -19,12 +19,13 @@ import time
 from pathlib import Path
 
 import numpy as np
-from timing import interleaved, publish
+from timing import publish
 
 import edge_qprompt
 from edge_qprompt import Backbone, Pack, Tasks
 from edge_qprompt.pack import Method, PackTensor, Precision, Role, names_section
 from edge_qprompt.quantizer import Quantized
+from edge_qprompt.speed import median_seconds
 
 NAMES = [name for name in (Path(__file__).parent / "names.txt").read_text().splitlines() if name]
 PHOTO = Path(edge_qprompt.__file__).parent / "data" / "fashion_mnist" / "test" / "bag" / "3.png"
@@ -81,7 +82,7 @@ def main() -> None:
     first_s = time.perf_counter() - start  # stacks the class features
     gc.collect()
     growth = resident_mb() - before
-    alone, together = interleaved([lambda: one.classify(PHOTO), lambda: many.classify(PHOTO)], args.rounds)
+    alone, together = median_seconds([lambda: one.classify(PHOTO), lambda: many.classify(PHOTO)], args.rounds)
     result = {
         "tasks": args.tasks,
         "classes": args.classes,

@@ -27,7 +27,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from reference_tower import VIT_B_32, Pair, nano_pair, random_pair
-from timing import interleaved, publish
+from timing import publish
 from torch import Tensor
 
 from edge_qprompt.learn.engine import has_bfloat16
@@ -35,6 +35,7 @@ from edge_qprompt.learn.frozen import LowProduct
 from edge_qprompt.learn.fused import FusedTower
 from edge_qprompt.learn.threads import threads_for, torch_threads
 from edge_qprompt.prompts import name_tokens
+from edge_qprompt.speed import median_seconds
 
 CLASSES = (10, 50, 100, 200)
 N_CTX = 4
@@ -108,7 +109,7 @@ def measure(name: str, pair: Pair, names: list[str], rounds: int) -> dict[str, A
     wanted = reference()
     jobs: list[Callable[[], object]] = [ours, products, readable, reference]
     low = step(FusedTower(pair.ours, suffixes, N_CTX, threads, product=LowProduct), 1) if has_bfloat16() else None
-    seconds = interleaved([*jobs, low] if low else jobs, rounds)
+    seconds = median_seconds([*jobs, low] if low else jobs, rounds)
     return {
         "tower": name,
         "classes": len(names),

@@ -1,29 +1,16 @@
-"""What all benchmarks share: medians of jobs that take turns, a description of the machine, and where figures are written."""
+"""What all benchmarks share: a description of the machine, and where figures are written. Medians are `speed.median_seconds`."""
 
 from __future__ import annotations
 
 import importlib.metadata
 import os
 import platform
-import statistics
 import sys
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 FEATURES = ("avx2", "avx512f", "avx512_vnni", "avx_vnni", "avx512_bf16", "amx_bf16", "amx_int8", "asimddp", "bf16", "i8mm")
 DOCUMENT = Path(__file__).parent.parent / "docs" / "performance.md"
-
-
-def interleaved(jobs: Sequence[Callable[[], object]], rounds: int) -> list[float]:
-    """Median seconds of each job, run in turn; a first round that warms up is not counted."""
-    times: list[list[float]] = [[] for _ in jobs]
-    for _ in range(rounds + 1):
-        for job, mine in zip(jobs, times, strict=True):
-            start = time.perf_counter()
-            job()
-            mine.append(time.perf_counter() - start)
-    return [statistics.median(mine[1:]) for mine in times]
 
 
 def machine(*packages: str) -> str:

@@ -79,7 +79,7 @@ def remembered_trial(facts: Sequence[str], prepare: Callable[[], tuple[Job, Job]
     return trials[key]
 
 
-def median_seconds(jobs: Sequence[Job], rounds: int, clock: Clock) -> list[float]:
+def median_seconds(jobs: Sequence[Job], rounds: int, clock: Clock = time.perf_counter) -> list[float]:
     """Median seconds of each job; they take turns, so that other work on the machine meets all of them."""
     times: list[list[float]] = [[] for _ in jobs]
     for _ in range(rounds + 1):

@@ -15,6 +15,8 @@ import click
 
 from device_agent import terminal
 from edge_qprompt.errors import DataError, MissingExtraError
+from edge_qprompt.learn.methods import METHODS
+from edge_qprompt.learn.settings import COOP_LR, ENGINES, FULL_BATCH_LR, MEMORY
 
 if TYPE_CHECKING:
     from edge_qprompt.dataset import Dataset
@@ -58,7 +60,7 @@ class _Batch(click.ParamType):  # type: ignore[type-arg]  # generic only in newe
 @terminal.providers_option
 @click.option(
     "--method",
-    type=click.Choice(["qcoop", "coop", "zero-shot"]),
+    type=click.Choice(list(METHODS)),
     default="qcoop",
     show_default=True,
     help="qcoop: quantized prompt; coop: the same as float16; zero-shot: the hand-written prompt, nothing learned.",
@@ -77,7 +79,7 @@ class _Batch(click.ParamType):  # type: ignore[type-arg]  # generic only in newe
     type=click.FloatRange(0, min_open=True),
     callback=_finite,
     default=None,
-    show_default="0.002, with --batch all 0.008",
+    show_default=f"{COOP_LR}, with --batch all {FULL_BATCH_LR}",
     help="Learning rate for 32 photos a step.",
 )
 @click.option("--seed", type=click.IntRange(0), default=1, show_default=True, help="Choice of photos, crops and their order.")
@@ -85,13 +87,17 @@ class _Batch(click.ParamType):  # type: ignore[type-arg]  # generic only in newe
 @terminal.names_option
 @click.option(
     "--engine",
-    type=click.Choice(["auto", "fused", "bfloat16", "autograd"]),
+    type=click.Choice(ENGINES),
     default="auto",
     show_default=True,
     help="What computes a step: fused float32, bfloat16, or the readable reference; auto tries bfloat16 where there is some.",
 )
 @click.option(
-    "--memory", type=click.IntRange(1), default=512, show_default=True, help="Megabytes for a step's activations; less is slower."
+    "--memory",
+    type=click.IntRange(1),
+    default=MEMORY >> 20,
+    show_default=True,
+    help="Megabytes for a step's activations; less is slower.",
 )
 @click.option("--resume", is_flag=True, help="Go on where an interrupted run with the same settings stopped.")
 @click.option("--provenance", is_flag=True, help="Note in the pack how it was learned (about 70 bytes).")
