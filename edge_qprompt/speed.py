@@ -26,6 +26,7 @@ FILE_NAME = "speed.json"
 MAX_FILE_BYTES = 1 << 20
 MAX_TRIALS = 100  # remembered; the oldest goes
 ROUNDS = 5
+SETTLE_SECONDS = 0.02
 MARGIN = 1.1  # int8 costs accuracy, so it has to be faster by more than a trial's noise
 CPU_FIELDS = ("model name", "flags", "Features", "CPU implementer", "CPU part")  # of /proc/cpuinfo, x86 and Arm
 
@@ -80,10 +81,15 @@ def remembered_trial(facts: Sequence[str], prepare: Callable[[], tuple[Job, Job]
 
 
 def median_seconds(jobs: Sequence[Job], rounds: int, clock: Clock = time.perf_counter) -> list[float]:
-    """Median seconds of each job; they take turns, so that other work on the machine meets all of them."""
+    """Median seconds of each job.
+
+    They take turns, so that other work on the machine meets all of them, with pauses, since OpenMP's idle threads
+    go on spinning for some milliseconds after a job and would cost the next one its time.
+    """
     times: list[list[float]] = [[] for _ in jobs]
     for _ in range(rounds + 1):
         for job, mine in zip(jobs, times, strict=True):
+            time.sleep(SETTLE_SECONDS)
             start = clock()
             job()
             mine.append(clock() - start)

@@ -13,9 +13,10 @@ from __future__ import annotations
 import math
 
 import numpy as np
+from numpy.lib.stride_tricks import as_strided
 from numpy.typing import NDArray
 
-from edge_qprompt.learn.chunk import Chunk
+from edge_qprompt.learn.chunk import Chunk, Windows
 from edge_qprompt.learn.frozen import Activation, LowProduct, Norm, Product, attend, attend_backward
 from edge_qprompt.learn.team import Team
 from edge_qprompt.learn.tower import Block, TextTower
@@ -32,17 +33,17 @@ class Layer:
         mine, wide = (slice(rank * n // team.size, (rank + 1) * n // team.size) for n in (width, 4 * width))
         first = rank == 0  # a bias that comes after a sum is added once
         self.activation = Activation(block.activation)
-        self.ln_1 = Norm(block.ln_1.weight.numpy(), block.ln_1.eps)
-        self.ln_2 = Norm(block.ln_2.weight.numpy(), block.ln_2.eps, self.activation.scale)
-        weight = block.qkv.weight.numpy().reshape(3, width, width)[:, mine].copy()
-        bias = block.qkv.bias.numpy().reshape(3, width)[:, mine] + weight @ block.ln_1.bias.numpy()
+        self.ln_1 = Norm(block.ln_1.weight.numpy(), block.ln_1.bias.numpy(), block.ln_1.eps)
+        self.ln_2 = Norm(block.ln_2.weight.numpy(), block.ln_2.bias.numpy(), block.ln_2.eps, self.activation.scale)
+        weight = block.qkv.weight.numpy().reshape(3, width, width)[:, mine].reshape(-1, width)
+        weight, bias = self.ln_1.fold(weight, block.qkv.bias.numpy().reshape(3, width)[:, mine].reshape(-1))
+        own = len(weight) // 3
         for part in (weight, bias):
-            part[0] *= np.float32((width // heads) ** -0.5)  # the scale of attention, on the queries
-        self.qkv = product(weight.reshape(-1, width), bias.reshape(-1))
-        self.q, self.kv = product(weight[0], bias[0]), product(weight[1:].reshape(-1, width), bias[1:].reshape(-1))
+            part[:own] *= np.float32((width // heads) ** -0.5)  # the scale of attention, on the queries
+        self.qkv = product(weight, bias)
+        self.q, self.kv = product(weight[:own], bias[:own]), product(weight[own:], bias[own:])
         self.out = product(block.out.weight.numpy()[:, mine], block.out.bias.numpy() if first else None)
-        fc, fc_bias = block.fc.weight.numpy()[wide], block.fc.bias.numpy()[wide]
-        self.fc = product(fc, (fc_bias + fc @ block.ln_2.bias.numpy()) * np.float32(self.activation.scale))
+        self.fc = product(*self.ln_2.fold(block.fc.weight.numpy()[wide], block.fc.bias.numpy()[wide]))
         self.proj = product(block.proj.weight.numpy()[:, wide], block.proj.bias.numpy() if first else None)
 
 
@@ -63,11 +64,11 @@ class Rank:
         self.layers = [Layer(block, config.heads, team, rank, product) for block in tower.blocks]
 
     def first_qkv(self, chunk: Chunk) -> Array:
-        """Queries, keys and values of the first layer (3w, M), of which ctx's have to be renewed."""
-        normal, out = np.empty_like(chunk.start), np.empty_like(chunk.start)
-        qkv = np.empty((3 * self.own, chunk.columns), np.float32)
-        self.layers[0].ln_1.forward(chunk.start, normal, np.empty((1, chunk.columns), np.float32), out)
-        self.layers[0].qkv.forward(out, qkv)
+        """Queries, keys and values of the first layer (3w, margin + M), of which ctx's have to be renewed."""
+        normal, spare = np.empty_like(chunk.start), np.empty_like(chunk.start)
+        qkv = np.zeros((3 * self.own, chunk.windows.margin + chunk.columns), np.float32)
+        self.layers[0].ln_1.forward(chunk.start, normal, np.empty((1, chunk.columns), np.float32), spare)
+        self.layers[0].qkv.forward(normal, qkv[:, chunk.windows.margin :])
         return qkv
 
 
@@ -86,7 +87,9 @@ class Arena:
         """The next piece."""
         start = self.used
         self.used = start + math.prod(shape)
-        return np.empty(0, np.float32) if self._memory is None else self._memory[start : self.used].reshape(shape)
+        if self._memory is None:
+            return as_strided(np.zeros(1, np.float32), shape, (0,) * len(shape))
+        return self._memory[start : self.used].reshape(shape)
 
 
 class Kept:
@@ -100,8 +103,9 @@ class Kept:
 
     Attributes, with X = Q in the last layer, else M:
         normal_1, rstd_1: (W, M), (1, M), of the first norm.
-        q, kv: (w, X), (2w, M); qkv: (3w, M), both of them in one, but for the last layer.
-        weights: (H, R, K) of each block.
+        q, kv: (w, X), (2w, margin + M).
+        qkv: (3w, M), both of them in one, without the margin; not in the last layer.
+        weights: (H, B, R, P + K), of attention.
         normal_2, rstd_2: (W, X), (1, X), of the second norm.
         hidden: (4w, X), before the activation.
     """
@@ -110,20 +114,36 @@ class Kept:
         full, own = chunk.columns, rank.own
         columns = len(chunk.picked) if last else full
         self.normal_1, self.rstd_1 = arena.take(rank.width, full), arena.take(1, full)
-        self.qkv = arena.take(3 * own, full)
-        self.q, self.kv = arena.take(own, columns) if last else self.qkv[:own], self.qkv[own:]
-        self.weights = [arena.take(rank.heads, *b.mask.shape) for b in (chunk.last_blocks if last else chunk.blocks)]
+        windows = chunk.last_windows if last else chunk.windows
+        self.margin = windows.margin
+        if last:
+            self.q, self.kv = arena.take(own, columns), arena.take(2 * own, self.margin + full)
+            self.kv[:, : self.margin] = 0
+        else:
+            self.set_qkv(arena.take(3 * own, self.margin + full))
+        self.weights = arena.take(rank.heads, *windows.mask.shape)
         self.normal_2, self.rstd_2 = arena.take(rank.width, columns), arena.take(1, columns)
         self.hidden = arena.take(4 * own, columns)
+
+
+    def set_qkv(self, qkv: Array) -> None:
+        """Use (3w, margin + M) for queries, keys and values."""
+        own = len(qkv) // 3
+        qkv[:, : self.margin] = 0
+        self.qkv = qkv[:, self.margin :]
+        self.q, self.kv = self.qkv[:own], qkv[own:]
 
 
 class Work:
     """Buffers for X columns that hold nothing from one layer to the next, but for x, the residual stream or its gradient."""
 
-    def __init__(self, rank: Rank, columns: int, arena: Arena) -> None:
+    def __init__(self, rank: Rank, columns: int, arena: Arena, margin: int = 0) -> None:
         self.columns = columns
         self.x, self.h, self.spare = (arena.take(rank.width, columns) for _ in range(3))
-        self.mixed, self.wide, self.dqkv = (arena.take(n * rank.own, columns) for n in (1, 4, 3))
+        self.mixed, self.wide = (arena.take(n * rank.own, columns) for n in (1, 4))
+        padded = arena.take(3 * rank.own, margin + columns)
+        self.dqkv = padded[:, margin:]
+        self.dq, self.dkv = self.dqkv[: rank.own], padded[rank.own :]
 
 
 class Pass:
@@ -142,8 +162,9 @@ class Pass:
         self._rank, self._chunk, self._parts, self._turn = rank, chunk, parts, 0
         last = len(rank.layers) - 1
         self._kept = [Kept(rank, chunk, arena, last=i == last) for i in range(last + 1)]
-        self._kept[0].qkv, self._kept[0].q, self._kept[0].kv = qkv, qkv[: rank.own], qkv[rank.own :]
-        self._all, self._picked = Work(rank, chunk.columns, arena), Work(rank, len(chunk.picked), arena)
+        self._kept[0].set_qkv(qkv)
+        self._all = Work(rank, chunk.columns, arena, chunk.windows.margin)
+        self._picked = Work(rank, len(chunk.picked), arena)
         n_ctx = chunk.prefix - 1
         self._ctx, self._ctx_rstd = Work(rank, n_ctx, arena), arena.take(1, n_ctx)
 
@@ -151,7 +172,7 @@ class Pass:
     def floats(cls, rank: Rank, chunk: Chunk) -> int:
         """Size of the arena for a pass."""
         counter = Arena(None)
-        cls(rank, chunk, np.empty((3 * rank.own, 0), np.float32), counter, np.empty(0, np.float32))
+        cls(rank, chunk, Arena(None).take(3 * rank.own, chunk.windows.margin + chunk.columns), counter, np.empty(0, np.float32))
         return counter.used
 
     def forward(self, ctx: Array) -> Array:
@@ -164,16 +185,16 @@ class Pass:
                 self._ctx_qkv(ctx)
             else:
                 layer.ln_1.forward(work.x, kept.normal_1, kept.rstd_1, work.h)
-                layer.qkv.forward(work.h, kept.qkv)
-            attend(self._heads(kept.q)[0], self._heads(kept.kv), chunk.blocks, kept.weights, self._heads(work.mixed)[0])
+                layer.qkv.forward(kept.normal_1, kept.qkv)
+            self._attend(kept, chunk.windows, work)
             self._residual(layer, kept, work)
         layer, kept, picked = layers[-1], self._kept[-1], self._picked
         layer.ln_1.forward(work.x, kept.normal_1, kept.rstd_1, work.h)
-        layer.kv.forward(work.h, kept.kv)
-        np.take(work.h, chunk.picked, axis=1, out=picked.h)
+        layer.kv.forward(kept.normal_1, kept.kv[:, kept.margin :])
+        np.take(kept.normal_1, chunk.picked, axis=1, out=picked.h)
         np.take(work.x, chunk.picked, axis=1, out=picked.x)
         layer.q.forward(picked.h, kept.q)
-        attend(self._heads(kept.q)[0], self._heads(kept.kv), chunk.last_blocks, kept.weights, self._heads(picked.mixed)[0])
+        self._attend(kept, chunk.last_windows, picked)
         self._residual(layer, kept, picked)
         return picked.x[:, : chunk.classes]
 
@@ -182,14 +203,12 @@ class Pass:
         chunk, layers, work, picked = self._chunk, self._rank.layers, self._all, self._picked
         picked.x.fill(0)
         picked.x[:, : chunk.classes] = grad
-        layer, kept, dkv = layers[-1], self._kept[-1], work.dqkv[self._rank.own :]
-        dq = picked.dqkv[: self._rank.own]
+        layer, kept = layers[-1], self._kept[-1]
         self._residual_backward(layer, kept, picked)
-        q, kv, mixed = self._heads(kept.q)[0], self._heads(kept.kv), self._heads(picked.mixed)[0]
-        attend_backward(mixed, q, kv, chunk.last_blocks, kept.weights, self._heads(dq)[0], self._heads(dkv))
+        self._attend_backward(kept, chunk.last_windows, picked, work.dkv)
         part = self._part(work.columns)
-        layer.kv.backward(dkv, part)
-        layer.q.backward(dq, picked.h)
+        layer.kv.backward(work.dqkv[self._rank.own :], part)
+        layer.q.backward(picked.dq, picked.h)
         eot = chunk.picked[: chunk.classes]
         part[:, eot] += picked.h[:, : chunk.classes]
         self._total(work)
@@ -198,9 +217,7 @@ class Pass:
         layer.ln_1.backward(work.h, kept.normal_1, kept.rstd_1, work.x, work.spare)
         for layer, kept in zip(layers[-2::-1], self._kept[-2::-1], strict=True):
             self._residual_backward(layer, kept, work)
-            q, kv, mixed = self._heads(kept.q)[0], self._heads(kept.kv), self._heads(work.mixed)[0]
-            dq = work.dqkv[: self._rank.own]
-            attend_backward(mixed, q, kv, chunk.blocks, kept.weights, self._heads(dq)[0], self._heads(dkv))
+            self._attend_backward(kept, chunk.windows, work, work.dkv)
             if layer is layers[0]:
                 return self._ctx_backward()
             layer.qkv.backward(work.dqkv, self._part(work.columns))
@@ -212,7 +229,7 @@ class Pass:
         """Renew ctx's columns in the first layer's queries, keys and values."""
         layer, work = self._rank.layers[0], self._ctx
         layer.ln_1.forward(ctx, work.x, self._ctx_rstd, work.h)
-        layer.qkv.forward(work.h, work.dqkv)
+        layer.qkv.forward(work.x, work.dqkv)
         self._kept[0].qkv[:, 1 : self._chunk.prefix] = work.dqkv
 
     def _ctx_backward(self) -> Array:
@@ -230,7 +247,7 @@ class Pass:
         layer.out.forward(work.mixed, self._part(work.columns))
         self._add(work)
         layer.ln_2.forward(work.x, kept.normal_2, kept.rstd_2, work.h)
-        layer.fc.forward(work.h, kept.hidden)
+        layer.fc.forward(kept.normal_2, kept.hidden)
         layer.activation.forward(kept.hidden, work.wide)
         layer.proj.forward(work.wide, self._part(work.columns))
         self._add(work)
@@ -243,6 +260,16 @@ class Pass:
         self._total(work)
         layer.ln_2.backward(work.h, kept.normal_2, kept.rstd_2, work.x, work.spare)
         layer.out.backward(work.x, work.mixed)
+
+    def _attend(self, kept: Kept, windows: Windows, work: Work) -> None:
+        """mixed = attention of q over kv."""
+        q, kv, mixed = self._heads(kept.q)[0], self._heads(kept.kv), self._heads(work.mixed)[0]
+        attend(q, kv, self._chunk.prefix, windows, kept.weights, mixed)
+
+    def _attend_backward(self, kept: Kept, windows: Windows, work: Work, dkv: Array) -> None:
+        """From the gradient of mixed to dq and dkv."""
+        q, kv, mixed, dq = (self._heads(x) for x in (kept.q, kept.kv, work.mixed, work.dq))
+        attend_backward(mixed[0], q[0], kv, self._chunk.prefix, windows, kept.weights, dq[0], self._heads(dkv))
 
     def _heads(self, x: Array) -> Array:
         """(k w, X) as (k, H, d, X)."""
@@ -268,7 +295,7 @@ class Pass:
         np.add.reduce(self._met(work), axis=0, out=work.h)
 
     def _met(self, work: Work) -> Array:
-        self._rank.team.meet()
+        self._rank.team.meet(self._rank.rank)
         parts = self._all_parts(work.columns)
         self._turn ^= 1
         return parts
