@@ -11,6 +11,7 @@ Symbols: W width of the tower, E inner width of the factorised table.
 from __future__ import annotations
 
 import json
+import mmap
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -41,7 +42,9 @@ class TextWeights:
         try:
             with opener(str(path), framework="np"):  # checks the header; its own reading would copy
                 pass
-            self._file = np.memmap(path, np.uint8, "c")
+            with path.open("rb") as file:
+                self._map = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY)
+            self._file = np.frombuffer(self._map, np.uint8)
         except (SafetensorError, OSError) as error:
             raise BackboneError(f"{path} cannot be read as safetensors ({error}): export the backbone again") from error
         self._data = 8 + int.from_bytes(self._file[:8].tobytes(), "little")
@@ -61,6 +64,15 @@ class TextWeights:
         if TOKEN_UP in self._header:
             return np.asarray(rows @ self.tensor(TOKEN_UP).T, np.float32)  # (n, W)
         return rows
+
+    def forget(self, name: str) -> None:
+        """Take a tensor out of this process's memory, where the system can; who reads it again reads the file again."""
+        if not hasattr(mmap, "MADV_DONTNEED") or self._header[name]["dtype"] != "F32":
+            return  # what is stored otherwise was copied when it was handed out
+        start, end = (self._data + offset for offset in self._header[name]["data_offsets"])
+        first, last = -(-start // mmap.PAGESIZE) * mmap.PAGESIZE, end // mmap.PAGESIZE * mmap.PAGESIZE
+        if last > first:  # whole pages: the tensors beside it stay
+            self._map.madvise(mmap.MADV_DONTNEED, first, last - first)
 
     def _rows(self, name: str, rows: slice | NDArray[np.int64]) -> Array:
         values = np.asarray(self._stored(name)[rows], np.float32)

@@ -60,6 +60,7 @@ class FusedTower:
         self.tower, self._order = tower, suffixes.order
         self._team = Team(max(t for t in range(1, max(threads, 1) + 1) if tower.config.heads % t == 0))
         self._ranks = [Rank(tower, self._team, rank, product) for rank in range(self._team.size)]
+        tower.forget_copied()
         self._chunks = Chunk.cut(tower, suffixes, n_ctx)
         self._first_qkv = [[rank.first_qkv(chunk) for chunk in self._chunks] for rank in self._ranks]
         floats = max(Pass.floats(self._ranks[0], chunk) for chunk in self._chunks)

@@ -26,7 +26,7 @@ Precision = type[Product] | type[LowProduct]
 
 
 class Layer:
-    """This rank's part of a block's weights; views of them where that is possible."""
+    """This rank's part of a block's weights: what follows a norm is a copy that takes the norm in, the rest are views."""
 
     def __init__(self, block: Block, heads: int, team: Team, rank: int, product: Precision) -> None:
         width = len(block.ln_1.weight)

@@ -30,6 +30,7 @@ from torch import Tensor
 from edge_qprompt.manifest import TextConfig
 from edge_qprompt.weights import TextWeights
 
+PREFIX = "transformer.resblocks"  # of the names of blocks
 QUICK_GELU = 1.702
 
 
@@ -123,7 +124,7 @@ class TextTower:
     def __init__(self, weights: TextWeights, config: TextConfig) -> None:
         self.config = config
         self._weights = weights
-        self.blocks = [self._block(f"transformer.resblocks.{i}") for i in range(config.layers)]
+        self.blocks = [self._block(f"{PREFIX}.{i}") for i in range(config.layers)]
         self.ln_final = self._layer_norm("ln_final")
         self.projection = self._tensor("text_projection")  # (W, D)
         self.positions = self._tensor("positional_embedding")  # (context, W)
@@ -216,6 +217,12 @@ class TextTower:
 
     def _by_class(self, x: Tensor, group: Group) -> Tensor:
         return x.view(group.count, group.length, *x.shape[1:]).transpose(1, 2)  # (c, H, L, d)
+
+    def forget_copied(self) -> None:
+        """Let the weights go that `rank.Layer` has copies of; they are read again if this tower is used itself."""
+        for i in range(len(self.blocks)):
+            for weight in ("attn.in_proj_weight", "mlp.c_fc.weight"):
+                self._weights.forget(f"{PREFIX}.{i}.{weight}")
 
     def _tensor(self, name: str) -> Tensor:
         return torch.from_numpy(self._weights.tensor(name))
