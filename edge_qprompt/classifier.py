@@ -226,10 +226,13 @@ class Tasks:
         Raises:
             PhotoError: the photo cannot be read.
         """
-        features = encode_photo(self.backbone, photo)
+        return self.rank(encode_photo(self.backbone, photo)[0], top)
+
+    def rank(self, feature: Array, top: int = 3) -> dict[str, list[Prediction]]:
+        """The most probable labels for each task, best first, of one photo's feature (D,) float32, unit length."""
         if (stack := self._stacked()) is None:
             return {}
-        return stack.rank(stack.softmax(self._logits(stack, features))[0], top)
+        return stack.rank(stack.softmax(self._logits(stack, feature[None]))[0], top)
 
     def _logits(self, stack: _Stack, features: Array) -> Array:
         scaled = np.float32(self.backbone.manifest.logit_scale) * features

@@ -57,20 +57,21 @@ def read_photo(path: Path) -> bytes:
     return data
 
 
-def decode_photo(data: bytes, name: str = "photo") -> Image.Image:
+def decode_photo(data: bytes, name: str = "photo", most_pixels: int = MAX_PHOTO_PIXELS) -> Image.Image:
     """Decode any common image file to upright RGB.
 
     Args:
         data: a whole image file.
         name: what to call it in an error.
+        most_pixels: width times height, at most; what is larger is refused before it is decoded.
 
     Raises:
-        PhotoError: not an image, cut short, or with more than MAX_PHOTO_PIXELS pixels.
+        PhotoError: not an image, cut short, or with too many pixels.
     """
     try:
         with _quiet, Image.open(io.BytesIO(data), formats=FORMATS) as image:
             width, height = image.size
-            if width * height > MAX_PHOTO_PIXELS:
+            if width * height > min(most_pixels, MAX_PHOTO_PIXELS):
                 raise Image.DecompressionBombError(f"{width} x {height}")
             if min(width, height) < MIN_SIDE:
                 raise PhotoError(f"{name} has {width} x {height} pixels, that is no photo")
@@ -80,7 +81,7 @@ def decode_photo(data: bytes, name: str = "photo") -> Image.Image:
         known = ", ".join(FORMATS)
         raise PhotoError(f"{name} is not an image that can be decoded ({known}), or is damaged: convert it to JPEG") from error
     except Image.DecompressionBombError as error:
-        raise PhotoError(f"{name} has more than {MAX_PHOTO_PIXELS} pixels, the limit: shrink the photo") from error
+        raise PhotoError(f"{name} has more than {min(most_pixels, MAX_PHOTO_PIXELS)} pixels, the limit: shrink it") from error
     except PhotoError:
         raise
     except Exception as error:  # Pillow's decoders raise whatever their format brings to mind

@@ -1,0 +1,118 @@
+"""The application: routes, what surrounds them, and the life of what they share."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
+from pathlib import Path
+
+import structlog
+from fastapi import FastAPI
+from fastapi.staticfiles import StaticFiles
+from starlette.responses import FileResponse
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from edge_qprompt import __version__
+from edge_qprompt.backbone import Backbone
+from server import problem
+from server.database import Database
+from server.metrics import Metrics
+from server.routes import classify, operations, packs, tasks
+from server.settings import ServerSettings
+from server.state import State
+
+PAGE = Path(__file__).parent / "page"
+SETTINGS_VARIABLE = "EDGE_QPROMPT_SERVER"  # how `serve` hands settings to worker processes
+POLICY = (
+    "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' blob: data:; connect-src 'self'; "
+    "form-action 'none'; base-uri 'none'; frame-ancestors 'none'"
+)
+HEADERS = (
+    (b"content-security-policy", POLICY.encode()),
+    (b"x-content-type-options", b"nosniff"),
+    (b"referrer-policy", b"no-referrer"),
+)
+DOCS = ("/docs", "/redoc", "/docs/oauth2-redirect")  # FastAPI's own pages load their script from a CDN
+METHODS = frozenset(("DELETE", "GET", "HEAD", "OPTIONS", "PATCH", "POST", "PUT"))  # anyone can invent more
+QUIET = ("/healthz", "/readyz", "/metrics")  # asked every few seconds
+log = structlog.get_logger("edge_qprompt.access")
+
+
+def create_app(settings: ServerSettings) -> FastAPI:
+    """The app of one process.
+
+    Raises:
+        StoreError: the database cannot be opened.
+        BackboneError: there is no such backbone.
+    """
+    database = Database(settings.store)
+    backbone = Backbone.open(settings.backbone, settings.precision, settings.threads, settings.providers)
+    metrics = Metrics()
+
+    @asynccontextmanager
+    async def life(app: FastAPI) -> AsyncIterator[None]:
+        state = app.state.server = State.start(settings, database, backbone, metrics)
+        loading = asyncio.create_task(state.load())  # meanwhile /healthz answers, and /readyz says no
+        yield
+        loading.cancel()
+        with suppress(asyncio.CancelledError, Exception):
+            await loading
+        await asyncio.to_thread(state.close)
+
+    app = FastAPI(
+        title="edge-qprompt",
+        version=__version__,
+        description="Packs of a few hundred bytes for devices, and labels for photos.",
+        lifespan=life,
+    )
+    for part in (tasks, packs, classify, operations):
+        app.include_router(part.router)
+    app.mount("/static", StaticFiles(directory=PAGE), "static")
+
+    @app.get("/", include_in_schema=False)
+    async def page() -> FileResponse:
+        return FileResponse(PAGE / "index.html", headers={"Cache-Control": "no-cache"})
+
+    problem.add_handlers(app)
+    app.add_middleware(Observed, metrics=metrics)
+    return app
+
+
+def from_environment() -> FastAPI:
+    """The app of a worker process that `serve` has started."""
+    return create_app(ServerSettings.from_json(os.environ[SETTINGS_VARIABLE]))
+
+
+class Observed:
+    """Counts, times and logs each request, and sets the headers that every answer has."""
+
+    def __init__(self, app: ASGIApp, metrics: Metrics) -> None:
+        self._app, self._metrics = app, metrics
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """One request."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        start, status = time.perf_counter(), 500
+
+        async def seen(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+                message["headers"] = [*message.get("headers", ()), *(HEADERS[1:] if scope["path"] in DOCS else HEADERS)]
+            await send(message)
+
+        try:
+            await self._app(scope, receive, seen)
+        finally:
+            seconds = time.perf_counter() - start
+            route = getattr(scope.get("route"), "path", "other")  # the pattern, so that labels stay few
+            method = scope["method"] if scope["method"] in METHODS else "other"
+            self._metrics.requests.labels(method, route, status).inc()
+            self._metrics.seconds.labels(route).observe(seconds)
+            if scope["path"] not in QUIET:
+                log.info("request", method=scope["method"], path=scope["path"], status=status, ms=round(1000 * seconds, 1))

@@ -1,0 +1,103 @@
+"""Bodies of requests, never believed: counted while they arrive, with a deadline, and never too many at once."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+from fastapi import Request
+from starlette.datastructures import FormData
+from starlette.formparsers import MultiPartException
+from starlette.requests import ClientDisconnect
+from starlette.types import Message
+
+from server.problem import Problem
+from server.state import state_of
+
+MULTIPART = "multipart/form-data"
+
+
+class Body:
+    """The body of one request.
+
+    Args:
+        request: whose.
+        most: bytes, at most.
+    """
+
+    def __init__(self, request: Request, most: int) -> None:
+        self._state, self._most = state_of(request), most
+        self._received, self._receive = 0, request.receive
+        self._deadline = asyncio.get_running_loop().time() + self._state.settings.limits.body_seconds
+        self._request = Request(request.scope, self._next)
+        self.media_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+        length = request.headers.get("content-length", "0")
+        if length.isdecimal() and int(length) > most:
+            raise self._too_large()
+
+    async def read(self) -> bytes:
+        """All of it.
+
+        Raises:
+            Problem: 413 too large; 408 too slow; 503 no room now; 400 the sender went away.
+        """
+        try:
+            return await self._request.body()
+        except ClientDisconnect as error:
+            raise Problem(400, "the connection ended before the body did") from error
+
+    @asynccontextmanager
+    async def form(self, files: int, fields: int) -> AsyncIterator[FormData]:
+        """It as a form, whose files are removed at the end.
+
+        Raises:
+            Problem: as `read`; 422 it is no form, or has too many parts.
+        """
+        try:
+            form = await self._request.form(max_files=files, max_fields=fields, max_part_size=self._most)
+        except (MultiPartException, KeyError, ValueError) as error:
+            reason = getattr(error, "message", "it is damaged")
+            raise Problem(422, f"the form cannot be read ({reason}): send at most {files} files") from error
+        except ClientDisconnect as error:
+            raise Problem(400, "the connection ended before the body did") from error
+        try:
+            yield form
+        finally:
+            await form.close()
+
+    def release(self) -> None:
+        """Give its room back."""
+        self._state.body_bytes -= self._received
+        self._received = 0
+
+    async def _next(self) -> Message:
+        limits = self._state.settings.limits
+        try:
+            async with asyncio.timeout_at(self._deadline):
+                message = await self._receive()
+        except TimeoutError as error:
+            raise Problem(
+                408, f"the body took longer than {limits.body_seconds:g} s: send it faster, or a smaller one"
+            ) from error
+        size = len(message.get("body", b""))
+        self._received += size
+        self._state.body_bytes += size
+        if self._received > self._most:
+            raise self._too_large()
+        if self._state.body_bytes > limits.bodies_bytes:
+            raise Problem(503, "the server holds too many bodies now: try again", limits.retry_seconds)
+        return message
+
+    def _too_large(self) -> Problem:
+        return Problem(413, f"the body is larger than {self._most} bytes, the limit: send less", headers={"Connection": "close"})
+
+
+@asynccontextmanager
+async def body_of(request: Request, most: int) -> AsyncIterator[Body]:
+    """A request's body, whose room is given back at the end."""
+    body = Body(request, most)
+    try:
+        yield body
+    finally:
+        body.release()

@@ -1,0 +1,333 @@
+"""The catalogue: tasks, their immutable versions, and the channels that point at them.
+
+A pack is kept once under its SHA-256. Publishing the same bytes for a task again gives the version that they have, so
+a client that lost the answer may simply ask again. What is written comes with an entry in the audit log, in the
+same transaction.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+from sqlalchemy import Connection, Row, and_, func, insert, select, update
+
+from edge_qprompt.errors import ConflictError, FingerprintError, NotFoundError, SignatureError
+from edge_qprompt.pack import Method, Pack, Role
+from edge_qprompt.statement import Envelope, Statement
+from edge_qprompt.statement import stamp as utc
+from server.database import Database
+from server.schema import audit, channels, packs, tasks, versions
+
+STABLE = "stable"
+UNSIGNED_FOR = timedelta(days=90)
+CHUNK = 500  # names a query: databases limit the number of parameters
+
+
+@dataclass(frozen=True)
+class Published:
+    """A version; `created` is False where the same bytes were there already."""
+
+    task: str
+    version: int
+    pack: str
+    size: int
+    created: bool
+
+
+@dataclass(frozen=True)
+class ChannelState:
+    """Where a channel points."""
+
+    task: str
+    channel: str
+    version: int
+    serial: int
+    signed: bool
+
+
+@dataclass(frozen=True)
+class Target:
+    """What a channel gives: a version of a task and its pack."""
+
+    task: str
+    version: int
+    pack: str
+
+
+class Catalogue:
+    """Operations on a database; each is one transaction.
+
+    Args:
+        database: where.
+    """
+
+    def __init__(self, database: Database) -> None:
+        self.database = database
+
+    def publish(self, task: str, pack: Pack, report: dict[str, Any] | None, actor: str) -> Published:
+        """Add a version to a task, which is made if need be."""
+        with self.database.write() as db:
+            task_id = self._task_id(db, task, create=True)
+            _store(db, pack)
+            same = select(versions.c.number).where(versions.c.task_id == task_id, versions.c.pack_id == pack.pack_id)
+            if (known := db.execute(same).scalar()) is not None:
+                return Published(task, known, pack.pack_id, pack.size, created=False)
+            newest = db.execute(select(func.max(versions.c.number)).where(versions.c.task_id == task_id)).scalar()
+            number = (newest or 0) + 1
+            row = {"task_id": task_id, "number": number, "pack_id": pack.pack_id, "publisher": actor, "published": _now()}
+            db.execute(insert(versions).values(**row, accuracy=accuracy_of(report), report=report))
+            note(db, actor, "publish", task, f"version {number}, pack {pack.pack_id}, {pack.size} bytes")
+            return Published(task, number, pack.pack_id, pack.size, created=True)
+
+    def promote(self, task: str, channel: str, version: int, envelope: Envelope | None, actor: str) -> ChannelState:
+        """Point a channel at a version.
+
+        Args:
+            task, channel, version: what to point where.
+            envelope: the signed statement that says so; None writes an unsigned one, which devices refuse.
+            actor: who asks.
+
+        Raises:
+            NotFoundError: no such version.
+            ConflictError: the statement's serial is not the next one.
+            SignatureError: the statement says something else.
+        """
+        with self.database.write() as db:
+            task_id = self._task_id(db, task)
+            row = db.execute(
+                select(packs.c.id, packs.c.size, packs.c.backbone)
+                .join(versions, versions.c.pack_id == packs.c.id)
+                .where(versions.c.task_id == task_id, versions.c.number == version)
+            ).one_or_none()
+            if row is None:
+                raise NotFoundError(f"task {task} has no version {version}: publish it first")
+            here = and_(channels.c.task_id == task_id, channels.c.name == channel)
+            serial = 1 + (db.execute(select(channels.c.serial).where(here)).scalar() or 0)
+            facts = {"task": task, "channel": channel, "serial": serial, "version": version}
+            facts |= {"pack_id": row.id, "size": row.size, "backbone": row.backbone}
+            text = _unsigned(facts) if envelope is None else _checked(envelope, facts)
+            values = {"version": version, "serial": serial, "signed": envelope is not None, "envelope": text, "moved": _now()}
+            if serial == 1:
+                db.execute(insert(channels).values(task_id=task_id, name=channel, **values))
+            else:
+                db.execute(update(channels).where(here).values(**values))
+            signed = "signed" if envelope is not None else "unsigned"
+            note(db, actor, "promote", task, f"{channel} to version {version}, serial {serial}, {signed}")
+            return ChannelState(task, channel, version, serial, envelope is not None)
+
+    def tasks(self, limit: int, after: str) -> list[dict[str, Any]]:
+        """Summaries of tasks by name, from the first after `after` on."""
+        with self.database.read() as db:
+            page = select(tasks.c.id, tasks.c.name).where(tasks.c.name > after).order_by(tasks.c.name).limit(limit)
+            names = {row.id: row.name for row in db.execute(page)}
+            counts = _by_task(db, select(versions.c.task_id, func.count().label("n")).group_by(versions.c.task_id), names)
+            newest = _by_task(
+                db, select(versions.c.task_id, func.max(versions.c.number).label("n")).group_by(versions.c.task_id), names
+            )
+            pointers: dict[int, dict[str, Any]] = {task_id: {} for task_id in names}
+            for row in db.execute(select(channels).where(channels.c.task_id.in_(names))):
+                pointers[row.task_id][row.name] = {"version": row.version, "serial": row.serial, "signed": row.signed}
+            shown = {i: pointers[i].get(STABLE, {"version": n[0].n})["version"] for i, n in newest.items()}
+            rows = db.execute(_version_rows().where(versions.c.task_id.in_(names)))
+            facts = {row.task_id: row for row in rows if row.number == shown[row.task_id]}
+            return [
+                {"name": name, "versions": counts[i][0].n, "channels": pointers[i]} | _summary(facts[i])
+                for i, name in names.items()
+                if i in facts
+            ]
+
+    def task(self, name: str) -> dict[str, Any]:
+        """Everything about a task, newest version first.
+
+        Raises:
+            NotFoundError: there is none.
+        """
+        with self.database.read() as db:
+            task_id = self._task_id(db, name)
+            rows = db.execute(_version_rows().where(versions.c.task_id == task_id).order_by(versions.c.number.desc()))
+            pointers = db.execute(select(channels).where(channels.c.task_id == task_id).order_by(channels.c.name))
+            return {
+                "name": name,
+                "versions": [_version(row) for row in rows],
+                "channels": {
+                    row.name: {"version": row.version, "serial": row.serial, "signed": row.signed, "moved": stamp(row.moved)}
+                    for row in pointers
+                },
+            }
+
+    def envelope(self, task: str, channel: str) -> bytes:
+        """A channel's statement in its envelope, as it was promoted.
+
+        Raises:
+            NotFoundError: there is none.
+        """
+        with self.database.read() as db:
+            here = and_(channels.c.task_id == self._task_id(db, task), channels.c.name == channel)
+            text = db.execute(select(channels.c.envelope).where(here)).scalar()
+        if text is None:
+            raise NotFoundError(f"task {task} has no channel {channel}: promote a version to it")
+        return str(text).encode()
+
+    def pack(self, pack_id: str) -> bytes:
+        """A pack's bytes.
+
+        Raises:
+            NotFoundError: there is none.
+        """
+        with self.database.read() as db:
+            data = db.execute(select(packs.c.data).where(packs.c.id == pack_id)).scalar()
+        if data is None:
+            raise NotFoundError(f"there is no pack {pack_id}: GET v1/tasks/TASK names those of a task")
+        return bytes(data)
+
+    def targets(self, channel: str, backbone: str, wanted: Sequence[str] | None) -> list[Target]:
+        """Where a channel of many tasks points, read in one transaction, so that they fit together.
+
+        Args:
+            channel: its name.
+            backbone: short fingerprint that packs must have.
+            wanted: tasks, in the order of the answer; None for all of this backbone, by name.
+
+        Raises:
+            NotFoundError: a wanted task that is not there.
+            FingerprintError: a task of another backbone.
+        """
+        query = (
+            select(tasks.c.name, channels.c.version, packs.c.id, packs.c.backbone)
+            .join(channels, and_(channels.c.task_id == tasks.c.id, channels.c.name == channel))
+            .join(versions, and_(versions.c.task_id == tasks.c.id, versions.c.number == channels.c.version))
+            .join(packs, packs.c.id == versions.c.pack_id)
+        )
+        with self.database.read() as db:
+            if wanted is None:
+                rows: Iterable[Row[Any]] = db.execute(query.where(packs.c.backbone == backbone).order_by(tasks.c.name))
+                return [Target(row.name, row.version, row.id) for row in rows]
+            parts = (wanted[i : i + CHUNK] for i in range(0, len(wanted), CHUNK))
+            found = {row.name: row for part in parts for row in db.execute(query.where(tasks.c.name.in_(part)))}
+        for name in wanted:
+            if name not in found:
+                raise NotFoundError(f"there is no task {name} with a channel {channel}: GET v1/tasks lists what there is")
+            if found[name].backbone != backbone:
+                raise FingerprintError(f"task {name} is on backbone {found[name].backbone}, this server runs {backbone}")
+        return [Target(name, found[name].version, found[name].id) for name in wanted]
+
+    def audit(self, limit: int, task: str | None) -> list[dict[str, Any]]:
+        """The newest entries of the audit log, newest first."""
+        query = select(audit).order_by(audit.c.id.desc()).limit(limit)
+        if task is not None:
+            query = query.where(audit.c.task == task)
+        with self.database.read() as db:
+            return [
+                {"at": stamp(row.at), "actor": row.actor, "action": row.action, "task": row.task, "detail": row.detail}
+                for row in db.execute(query)
+            ]
+
+    @staticmethod
+    def _task_id(db: Connection, name: str, *, create: bool = False) -> int:
+        query = select(tasks.c.id).where(tasks.c.name == name)
+        if create:
+            if db.dialect.name == "postgresql":  # SQLite has its one writer; here the task's row is the lock
+                from sqlalchemy.dialects.postgresql import insert as insert_or_not
+
+                db.execute(insert_or_not(tasks).values(name=name, created=_now()).on_conflict_do_nothing())
+            elif db.execute(query).scalar() is None:
+                db.execute(insert(tasks).values(name=name, created=_now()))
+        found = db.execute(query.with_for_update()).scalar()  # SQLite ignores the lock
+        if found is None:
+            raise NotFoundError(f"there is no task {name}: GET v1/tasks lists what there is")
+        return int(found)
+
+
+def note(db: Connection, actor: str, action: str, task: str | None, detail: str) -> None:
+    """Write to the audit log."""
+    db.execute(insert(audit).values(at=_now(), actor=actor, action=action, task=task, detail=detail))
+
+
+def stamp(time: datetime) -> str:
+    """2026-11-21T14:00:00Z; SQLite gives times without a zone, all of them are UTC."""
+    return utc(time if time.tzinfo else time.replace(tzinfo=UTC))
+
+
+def accuracy_of(report: dict[str, Any] | None) -> float | None:
+    """Accuracy on photos that were not learned from, as `adapt` reports it."""
+    value = (report or {}).get("held_out_accuracy")
+    return float(value) if isinstance(value, int | float) and 0 <= value <= 1 else None
+
+
+def _now() -> datetime:
+    return datetime.now(UTC)
+
+
+def _store(db: Connection, pack: Pack) -> None:
+    if db.execute(select(packs.c.id).where(packs.c.id == pack.pack_id)).scalar() is not None:
+        return
+    ctx = pack.tensor(Role.CTX)
+    row = {
+        "id": pack.pack_id,
+        "data": pack.encode(),
+        "size": pack.size,
+        "backbone": pack.fingerprint.hex(),
+        "method": Method(pack.method).name.lower() if pack.method in set(Method) else str(pack.method),
+        "bits": None if ctx is None else ctx.bits,
+        "class_names": list(pack.class_names or ()),
+    }
+    if db.dialect.name == "postgresql":  # another task may be publishing the same bytes now
+        from sqlalchemy.dialects.postgresql import insert as insert_or_not
+
+        db.execute(insert_or_not(packs).values(**row).on_conflict_do_nothing())
+    else:
+        db.execute(insert(packs).values(**row))
+
+
+def _version_rows() -> Any:
+    return select(versions, packs).join(packs, packs.c.id == versions.c.pack_id)
+
+
+def _by_task(db: Connection, query: Any, ids: Iterable[int]) -> dict[int, list[Row[Any]]]:
+    found: dict[int, list[Row[Any]]] = {}
+    for row in db.execute(query.where(versions.c.task_id.in_(list(ids)))):
+        found.setdefault(row.task_id, []).append(row)
+    return found
+
+
+def _summary(row: Row[Any]) -> dict[str, Any]:
+    return {
+        "size": row.size,
+        "accuracy": row.accuracy,
+        "classes": len(row.class_names),
+        "backbone": row.backbone,
+        "method": row.method,
+        "bits": row.bits,
+        "updated": stamp(row.published),
+    }
+
+
+def _version(row: Row[Any]) -> dict[str, Any]:
+    facts = {"version": row.number, "pack": row.pack_id, "size": row.size, "method": row.method, "bits": row.bits}
+    facts |= {"backbone": row.backbone, "class_names": row.class_names, "accuracy": row.accuracy}
+    return facts | {"publisher": row.publisher, "published": stamp(row.published), "report": row.report}
+
+
+def _unsigned(facts: dict[str, Any]) -> str:
+    """An envelope without a signature, which no device trusts."""
+    now = _now().replace(microsecond=0)
+    statement = Statement(**facts, issued=now, expires=now + UNSIGNED_FOR)
+    return Envelope(statement.encode(), ()).encode().decode()
+
+
+def _checked(envelope: Envelope, facts: dict[str, Any]) -> str:
+    """The envelope's text, if its statement says what is asked for."""
+    if not envelope.signatures:
+        raise SignatureError("the envelope holds no signature: sign it, or send none")
+    try:
+        statement = envelope.statement
+    except SignatureError as error:
+        raise SignatureError(f"the statement cannot be read ({error}): use this version's edge-qprompt push") from error
+    for field, wanted in facts.items():
+        if (said := getattr(statement, field)) != wanted:
+            kind = ConflictError if field == "serial" else SignatureError
+            raise kind(f"the statement's {field} is {said}, it must be {wanted}: read the channel and sign again")
+    return envelope.encode().decode()

@@ -1,0 +1,98 @@
+"""`edge-qprompt serve`: the server."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from typing import Any
+
+import click
+
+from edge_qprompt.errors import MissingExtraError
+
+GRACE_SECONDS = 30  # for what is under way when the server is asked to stop
+
+
+@click.command("serve", short_help="Hand out packs and classify photos over HTTP.")
+@click.option(
+    "--store",
+    required=True,
+    metavar="DIR|URL",
+    help="Where tasks and packs are kept: a folder (made if need be), or postgresql://user@host/name.",
+)
+@click.option("--backbone", default="nano", show_default=True, metavar="NAME|DIR", help="Frozen model of all tasks.")
+@click.option("--precision", default="fp32", show_default=True, help="Image encoder: fp32, int8 or auto.")
+@click.option("--providers", default="cpu", show_default=True, metavar="NAMES", help="What runs the image encoder.")
+@click.option("--threads", type=click.IntRange(0), default=0, help="Of the encoder; 0, the default, is every core.")
+@click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on; 0.0.0.0 for all.")
+@click.option("--port", type=click.IntRange(0, 65535), default=8000, show_default=True, help="0 takes a free one.")
+@click.option("--workers", type=click.IntRange(1), default=1, show_default=True, help="Processes, each with its own encoder.")
+@click.option("--root-path", default="", help="Path under which a proxy shows this server, e.g. /vision.")
+@click.option("--anonymous-read/--no-anonymous-read", default=True, show_default=True, help="Packs without a token.")
+@click.option("--anonymous-classify/--no-anonymous-classify", default=True, show_default=True, help="Labels without a token.")
+@click.option(
+    "--gate", type=click.FloatRange(0, 1), help="Refuse packs whose report states less held-out accuracy, 0 to 1, or none."
+)
+@click.option("--max-body-mb", type=click.IntRange(1), default=16, show_default=True, help="Of one request.")
+@click.option("--max-megapixels", type=click.FloatRange(0.01), default=25.0, show_default=True, help="Of one photo.")
+@click.option("--cache-mb", type=click.IntRange(1), default=64, show_default=True, help="For packs that are ready to answer.")
+@click.option("--batch", type=click.IntRange(1), default=8, show_default=True, help="Photos encoded at once, at most.")
+@click.option("--queue", type=click.IntRange(1), default=64, show_default=True, help="Photos that may wait; more get 503.")
+def command(host: str, port: int, workers: int, root_path: str, **options: Any) -> None:
+    """Keep tasks and packs, hand them to devices, and classify photos, in one process.
+
+    \b
+      edge-qprompt serve --store packs/
+      edge-qprompt serve --store packs/ --host 0.0.0.0 --no-anonymous-classify
+      edge-qprompt serve --store postgresql://eq@db/eq --workers 2
+
+    The page is at /, the description of the API at /docs. docs/operate.md tells how to put it behind a proxy.
+    """
+    try:
+        import uvicorn
+
+        from server.app import SETTINGS_VARIABLE, create_app
+        from server.log import UVICORN, set_up
+        from server.protocol import MAX_HEAD_BYTES, DeadlineProtocol
+    except ModuleNotFoundError as error:
+        raise MissingExtraError(error.name or "the server", "server") from error
+
+    settings = _settings(options)
+    set_up()
+    common: dict[str, Any] = {
+        "host": host,
+        "port": port,
+        "root_path": root_path,
+        "http": DeadlineProtocol,
+        "h11_max_incomplete_event_size": MAX_HEAD_BYTES,
+        "limit_concurrency": settings.limits.connections,
+        "timeout_graceful_shutdown": GRACE_SECONDS,
+        "access_log": False,
+        "server_header": False,
+        "log_config": UVICORN,
+    }
+    if workers == 1:
+        uvicorn.run(create_app(settings), **common)
+        return
+    with tempfile.TemporaryDirectory(prefix="edge-qprompt-metrics-") as folder:
+        os.environ.setdefault("PROMETHEUS_MULTIPROC_DIR", folder)
+        os.environ[SETTINGS_VARIABLE] = settings.to_json()
+        create_app(settings)  # what is wrong is said once, not by every worker
+        uvicorn.run("server.app:from_environment", factory=True, workers=workers, **common)
+
+
+def _settings(options: dict[str, Any]) -> Any:
+    from server.settings import MB, Limits, ServerSettings
+
+    queue = options["queue"]
+    limits = Limits(
+        body_bytes=options["max_body_mb"] * MB,
+        bodies_bytes=max(64, 2 * options["max_body_mb"]) * MB,
+        pixels=int(options["max_megapixels"] * 1e6),
+        residents_bytes=options["cache_mb"] * MB,
+        batch=options["batch"],
+        pending_images=queue,
+        client_images=max(1, queue * 3 // 4),
+    )
+    names = ("store", "backbone", "precision", "providers", "threads", "anonymous_read", "anonymous_classify", "gate")
+    return ServerSettings(**{name: options[name] for name in names}, limits=limits)

@@ -1,0 +1,131 @@
+"""Photos to image features: decoded in a pool, gathered into batches, encoded one batch at a time.
+
+While a batch is in the encoder the next one gathers, so batches grow with the load and a lone photo waits for
+nobody. What is asked for is bounded: what does not fit is refused at once with 429 or 503.
+
+Symbols: S pixels a side, D dimensions of a feature.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections import Counter
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edge_qprompt.backbone import Backbone
+from edge_qprompt.photo import decode_photo, to_pixels
+from server.metrics import Metrics
+from server.problem import Problem
+from server.settings import Limits
+
+Array = NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class _Waiting:
+    pixels: Array  # (3, S, S)
+    feature: asyncio.Future[Array]  # (D,)
+
+
+class PhotoEncoder:
+    """See the module; belongs to one event loop.
+
+    Args:
+        backbone: whose image encoder.
+        limits: of what may wait.
+        metrics: to be told.
+    """
+
+    def __init__(self, backbone: Backbone, limits: Limits, metrics: Metrics) -> None:
+        self._backbone, self._limits, self._metrics = backbone, limits, metrics
+        # dynamic int8 takes its ranges from a whole batch: alone, a photo's features depend on nobody else's
+        self._batch = 1 if backbone.precision == "int8" else limits.batch
+        self._decoders = ThreadPoolExecutor(os.cpu_count() or 1, "decode")
+        self._encoder = ThreadPoolExecutor(1, "encode")
+        self._waiting: list[_Waiting] = []
+        self._places: Counter[str] = Counter()
+        self._worker: asyncio.Task[None] | None = None
+
+    @contextmanager
+    def places(self, client: str, photos: int) -> Iterator[None]:
+        """Keep room for some photos of a client.
+
+        Raises:
+            Problem: 503 there is none; 429 the client has too many already.
+        """
+        limits = self._limits
+        if self._places.total() + photos > limits.pending_images:
+            raise Problem(503, f"{self._places.total()} photos are waiting, the server takes no more now", limits.retry_seconds)
+        if self._places[client] + photos > limits.client_images:
+            raise Problem(429, f"{self._places[client]} photos of yours are waiting: wait for them first", limits.retry_seconds)
+        self._places[client] += photos
+        self._metrics.waiting.inc(photos)
+        try:
+            yield
+        finally:
+            self._places[client] -= photos
+            self._places += Counter()  # drops clients with none
+            self._metrics.waiting.dec(photos)
+
+    async def encode(self, data: bytes, name: str) -> Array:
+        """Image features (D,) float32, unit length, of an image file.
+
+        Raises:
+            PhotoError: it cannot be decoded.
+            Problem: 422 decoding takes too long.
+        """
+        loop = asyncio.get_running_loop()
+        decoding = loop.run_in_executor(self._decoders, self._decode, data, name)
+        try:
+            pixels = await asyncio.wait_for(decoding, self._limits.decode_seconds)
+        except TimeoutError as error:
+            raise Problem(
+                422, f"{name} takes longer than {self._limits.decode_seconds:g} s to decode: shrink the photo"
+            ) from error
+        waiting = _Waiting(pixels, loop.create_future())
+        self._waiting.append(waiting)
+        if self._worker is None:
+            self._worker = loop.create_task(self._run())
+        return await waiting.feature
+
+    def close(self) -> None:
+        """End the threads; what is asked for now is still done."""
+        self._decoders.shutdown()
+        self._encoder.shutdown()
+
+    def _decode(self, data: bytes, name: str) -> Array:
+        return to_pixels(decode_photo(data, name, self._limits.pixels), self._backbone.manifest.preprocess)
+
+    async def _run(self) -> None:
+        """Encode until nobody waits."""
+        loop = asyncio.get_running_loop()
+        try:
+            while self._waiting:
+                batch, self._waiting = self._waiting[: self._batch], self._waiting[self._batch :]
+                batch = [waiting for waiting in batch if not waiting.feature.done()]  # who has gone away needs no answer
+                if not batch:
+                    continue
+                try:
+                    features = await loop.run_in_executor(self._encoder, self._encode, batch)
+                except Exception as error:  # everyone in the batch has to hear of it
+                    for waiting in batch:
+                        if not waiting.feature.done():
+                            waiting.feature.set_exception(error)
+                else:
+                    for waiting, feature in zip(batch, features, strict=True):
+                        if not waiting.feature.done():
+                            waiting.feature.set_result(feature)
+        finally:
+            self._worker = None
+
+    def _encode(self, batch: list[_Waiting]) -> Array:
+        self._metrics.batch.observe(len(batch))
+        with self._metrics.encoder.time():
+            return self._backbone.encode_images(np.stack([waiting.pixels for waiting in batch]))  # (B, D)

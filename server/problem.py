@@ -1,0 +1,123 @@
+"""Errors as RFC 9457 problem details: every answer that is no success says what was wrong and what to do."""
+
+from __future__ import annotations
+
+from http import HTTPStatus
+from typing import Any
+
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from sqlalchemy.exc import InterfaceError, OperationalError
+from sqlalchemy.exc import TimeoutError as PoolTimeout
+from starlette.exceptions import HTTPException
+from starlette.responses import JSONResponse
+
+from edge_qprompt.errors import (
+    ConflictError,
+    EdgeQPromptError,
+    FingerprintError,
+    NotFoundError,
+    PackError,
+    PhotoError,
+    PromptError,
+    SignatureError,
+)
+
+MEDIA_TYPE = "application/problem+json"
+AWAY_SECONDS = 5
+STATUS: dict[type[EdgeQPromptError], int] = {
+    NotFoundError: 404,
+    ConflictError: 409,
+    FingerprintError: 422,
+    PackError: 422,
+    PhotoError: 422,
+    PromptError: 422,
+    SignatureError: 422,
+}
+
+
+class Problem(HTTPException):
+    """An answer that is an error.
+
+    Args:
+        status: of HTTP.
+        detail: one sentence: what, got, wanted, what to do.
+        retry_seconds: when to try again, for 429 and 503.
+    """
+
+    def __init__(self, status: int, detail: str, retry_seconds: int | None = None, headers: dict[str, str] | None = None) -> None:
+        more = {} if retry_seconds is None else {"Retry-After": str(retry_seconds)}
+        super().__init__(status, detail, {**more, **(headers or {})})
+
+
+def response(status: int, detail: str, headers: dict[str, str] | None = None) -> JSONResponse:
+    """The answer."""
+    body = {"type": "about:blank", "title": HTTPStatus(status).phrase, "status": status, "detail": detail}
+    return JSONResponse(body, status, headers, MEDIA_TYPE)
+
+
+def add_handlers(app: FastAPI) -> None:
+    """Turn every error of an app into a problem."""
+    app.add_exception_handler(HTTPException, _http)
+    app.add_exception_handler(RequestValidationError, _invalid)
+    app.add_exception_handler(EdgeQPromptError, _refused)
+    for away in (OperationalError, InterfaceError, PoolTimeout):
+        app.add_exception_handler(away, _away)
+
+
+async def _http(request: Request, error: Exception) -> JSONResponse:
+    assert isinstance(error, HTTPException)
+    headers = dict(error.headers) if error.headers else None
+    detail = error.detail if isinstance(error, Problem) else _plain(request, error)
+    return response(error.status_code, detail, headers)
+
+
+def _plain(request: Request, error: HTTPException) -> str:
+    if error.status_code == 404:
+        return "there is nothing under this path: /docs lists what there is"
+    if error.status_code == 405:
+        return f"this path does not take {request.method}: /docs lists what it takes"
+    return str(error.detail)
+
+
+async def _invalid(request: Request, error: Exception) -> JSONResponse:
+    assert isinstance(error, RequestValidationError)
+    found: list[Any] = list(error.errors())
+    first = found[0] if found else {"loc": ("request",), "msg": "is not valid"}
+    where = ".".join(str(part) for part in first["loc"])
+    return response(422, f"{where}: {first['msg']}: /docs describes the request")
+
+
+async def _refused(request: Request, error: Exception) -> JSONResponse:
+    status = next((status for kind, status in STATUS.items() if isinstance(error, kind)), 500)
+    return response(status, str(error) if status < 500 else "the server failed at this: its log says more")
+
+
+async def _away(request: Request, error: Exception) -> JSONResponse:
+    headers = {"Retry-After": str(AWAY_SECONDS)}
+    return response(503, "the database does not answer: nothing was changed, try again in a moment", headers)
+
+
+RESPONSES: dict[int | str, dict[str, Any]] = {
+    status: {
+        "description": text,
+        "content": {
+            MEDIA_TYPE: {"example": {"type": "about:blank", "title": HTTPStatus(status).phrase, "status": status, "detail": text}}
+        },
+    }
+    for status, text in {
+        401: "this needs a token: send Authorization: Bearer",
+        403: "this token lacks the scope",
+        404: "there is no such task",
+        413: "the body is larger than the limit",
+        415: "this is not a media type that is taken here",
+        422: "the photo cannot be decoded",
+        429: "too many photos of yours are waiting: try again later",
+        503: "the server is full: try again later",
+    }.items()
+}
+
+
+def responses(*statuses: int) -> dict[int | str, dict[str, Any]]:
+    """What OpenAPI says about these statuses."""
+    return {status: RESPONSES[status] for status in statuses}

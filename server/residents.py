@@ -1,0 +1,116 @@
+"""Packs that are ready to answer: their class features, computed once, kept in memory by content.
+
+What is kept is named by the pack's SHA-256 and the class names added to it, so nothing stale can be served. Class
+features are computed on a thread of their own: whoever needs a new pack waits for it, and nobody else.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+
+from starlette.concurrency import run_in_threadpool
+
+from edge_qprompt.backbone import Backbone
+from edge_qprompt.classifier import Classifier, Tasks
+from edge_qprompt.pack import Pack
+from server.catalogue import Catalogue, Target
+from server.lru import Lru
+from server.metrics import Metrics
+from server.problem import Problem
+from server.settings import Limits
+
+STACKS = 4  # combinations of tasks that are kept stacked
+LABEL_BYTES = 64  # of a name and its place, about
+
+
+@dataclass(frozen=True)
+class Key:
+    """What class features depend on, beside the backbone."""
+
+    pack: str
+    labels: tuple[str, ...] = ()
+
+
+class Residents:
+    """See the module; belongs to one event loop.
+
+    Args:
+        backbone: of all packs.
+        catalogue: where packs come from.
+        limits: of what is kept and what may wait.
+        metrics: to be told.
+    """
+
+    def __init__(self, backbone: Backbone, catalogue: Catalogue, limits: Limits, metrics: Metrics) -> None:
+        self._backbone, self._catalogue, self._limits, self._metrics = backbone, catalogue, limits, metrics
+        self.kept: Lru[Key, Classifier] = Lru(limits.residents_bytes)
+        self._packs: Lru[str, bytes] = Lru(limits.packs_bytes)
+        self._coming: dict[Key, asyncio.Task[Classifier]] = {}
+        self._stacks: dict[tuple[tuple[str, Key], ...], Tasks] = {}
+        self._thread = ThreadPoolExecutor(1, "text")
+
+    async def pack(self, pack_id: str) -> bytes:
+        """A pack's bytes.
+
+        Raises:
+            NotFoundError: there is none.
+        """
+        if (data := self._packs.get(pack_id)) is None:
+            data = await run_in_threadpool(self._catalogue.pack, pack_id)
+            self._packs.put(pack_id, data, len(data))
+        return data
+
+    async def classifier(self, key: Key, pack: Pack | None = None) -> Classifier:
+        """The classifier of a pack.
+
+        Args:
+            key: which.
+            pack: the pack itself, where the caller has it.
+
+        Raises:
+            EdgeQPromptError: the pack does not fit the backbone.
+            NotFoundError: no such pack.
+            Problem: 503 too many are waiting.
+        """
+        if (found := self.kept.get(key)) is not None:
+            self._metrics.hits.inc()
+            return found
+        if key not in self._coming:
+            if len(self._coming) >= self._limits.pending_packs:
+                raise Problem(503, f"{len(self._coming)} packs are being prepared: try again", self._limits.retry_seconds)
+            self._metrics.misses.inc()
+            self._coming[key] = asyncio.create_task(self._load(key, pack))
+        return await asyncio.shield(self._coming[key])  # others may wait for it too
+
+    async def tasks(self, targets: Sequence[Target], labels: tuple[str, ...]) -> Tasks:
+        """All targets as one classifier, each under its task's name."""
+        names = tuple((target.task, Key(target.pack, labels)) for target in targets)
+        classifiers = [await self.classifier(key) for _, key in names]
+        if (stack := self._stacks.pop(names, None)) is None:
+            stack = Tasks(self._backbone)
+            for (name, _), classifier in zip(names, classifiers, strict=True):
+                stack.add(name, classifier)
+        self._stacks[names] = stack
+        if len(self._stacks) > STACKS:
+            del self._stacks[next(iter(self._stacks))]
+        return stack
+
+    def close(self) -> None:
+        """End the thread."""
+        self._thread.shutdown(cancel_futures=True)
+
+    async def _load(self, key: Key, pack: Pack | None) -> Classifier:
+        try:
+            pack = pack or Pack.decode(await self.pack(key.pack))
+            labels = tuple(dict.fromkeys((*(pack.class_names or ()), *key.labels)))
+            make = asyncio.get_running_loop().run_in_executor
+            classifier = await make(self._thread, Classifier, self._backbone, pack, labels)
+            self.kept.put(key, classifier, classifier.class_features.nbytes + LABEL_BYTES * len(classifier.labels))
+            self._metrics.residents.set(len(self.kept))
+            self._metrics.resident_bytes.set(self.kept.size)
+            return classifier
+        finally:
+            del self._coming[key]

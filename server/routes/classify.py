@@ -1,0 +1,157 @@
+"""Photos in, labels out, for any number of tasks."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Query, Request
+from starlette.concurrency import run_in_threadpool
+from starlette.datastructures import UploadFile
+
+from edge_qprompt.errors import PhotoError
+from server.access import Asker
+from server.body import MULTIPART, Body, body_of
+from server.catalogue import STABLE
+from server.problem import Problem, responses
+from server.routes.names import NAME, TaskNames
+from server.state import State, state_of
+
+IMAGE_TYPES = ("", "application/octet-stream", "application/x-www-form-urlencoded")  # what curl --data-binary says
+NAME_CHARS = 255
+
+router = APIRouter(prefix="/v1", tags=["classify"])
+
+
+@dataclass(frozen=True)
+class Photo:
+    """Bytes of an image file, and its name where it has one."""
+
+    data: bytes
+    name: str | None
+
+
+@router.post(
+    "/classify",
+    responses={
+        **responses(401, 403, 404, 413, 415, 422, 429, 503),
+        200: {
+            "content": {
+                "application/json": {
+                    "example": {
+                        "backbone": "nano",
+                        "precision": "fp32",
+                        "images": [
+                            {
+                                "name": "new.jpg",
+                                "tasks": {"flowers": {"version": 2, "labels": [{"label": "rose", "probability": 0.93}]}},
+                            }
+                        ],
+                    }
+                }
+            }
+        },
+    },
+    openapi_extra={
+        "requestBody": {
+            "required": True,
+            "content": {
+                "image/jpeg": {"schema": {"type": "string", "format": "binary"}},
+                MULTIPART: {
+                    "schema": {
+                        "type": "object",
+                        "properties": {"image": {"type": "array", "items": {"type": "string", "format": "binary"}}},
+                    }
+                },
+            },
+        }
+    },
+)
+async def classify(
+    request: Request,
+    who: Asker,
+    task: TaskNames = None,
+    labels: Annotated[list[str] | None, Query(description="Class names to add to every task's, with commas.")] = None,
+    top: Annotated[int, Query(ge=1, description="Labels a task, best first.")] = 3,
+    channel: Annotated[str, Query(pattern=NAME)] = STABLE,
+    embeddings: Annotated[bool, Query(description="Also give the photos' features.")] = False,
+) -> dict[str, Any]:
+    """Label photos for some tasks, or for all of them. A photo is encoded once, whatever the number of tasks."""
+    state = state_of(request)
+    if not state.ready.is_set():
+        raise Problem(503, "the encoders are still being loaded: try again", state.settings.limits.retry_seconds)
+    added, wanted = _labels(state, labels), _wanted(state, task)
+    top = min(top, state.settings.limits.top)
+    async with body_of(request, state.settings.limits.body_bytes) as body:
+        photos = await _photos(body, state.settings.limits.images)
+        client = who.name if "authorization" in request.headers else _address(request)
+        with state.encoder.places(client, len(photos)):
+            named = [(photo, photo.name or f"photo {i + 1}") for i, photo in enumerate(photos)]
+            # encoded while the packs are made ready; where one fails, the others are called off
+            async with _first_error() as group:
+                features = [group.create_task(state.encoder.encode(photo.data, name)) for photo, name in named]
+                fingerprint = state.backbone.manifest.short_fingerprint.hex()
+                targets = await run_in_threadpool(state.catalogue.targets, channel, fingerprint, wanted)
+                if not targets:
+                    raise Problem(404, f"there is no task with a channel {channel} for this backbone: push a pack first")
+                tasks = await state.residents.tasks(targets, added)
+            versions = {target.task: target.version for target in targets}
+            images = []
+            for photo, feature in zip(photos, features, strict=True):
+                ranked = tasks.rank(feature.result(), top).items()
+                answer = {name: {"version": versions[name], "labels": [p._asdict() for p in found]} for name, found in ranked}
+                more = {"embedding": feature.result().tolist()} if embeddings else {}
+                images.append({"name": photo.name, "tasks": answer} | more)
+    return {"backbone": state.backbone.manifest.name, "precision": state.backbone.precision, "images": images}
+
+
+class _first_error(asyncio.TaskGroup):  # noqa: N801  a context manager
+    """A task group that raises the first error itself, not a group of them."""
+
+    async def __aexit__(self, *what: Any) -> None:
+        try:
+            await super().__aexit__(*what)
+        except BaseExceptionGroup as group:
+            raise group.exceptions[0] from None
+
+
+def _wanted(state: State, task: list[str] | None) -> list[str] | None:
+    if task is None:
+        return None
+    wanted = list(dict.fromkeys(task))
+    if len(wanted) > (most := state.settings.limits.tasks):
+        raise Problem(422, f"the request names {len(wanted)} tasks, at most {most} are possible: send several requests")
+    return wanted
+
+
+def _labels(state: State, labels: list[str] | None) -> tuple[str, ...]:
+    limits = state.settings.limits
+    given = [label.strip() for part in labels or () for label in part.split(",")]
+    names = tuple(dict.fromkeys(label for label in given if label))
+    if len(names) > limits.labels:
+        raise Problem(422, f"labels names {len(names)} classes, at most {limits.labels} can be added: leave some out")
+    for name in names:
+        if len(name) > limits.label_chars or not name.isprintable():
+            raise Problem(422, f"a class name in labels is not text of at most {limits.label_chars} characters: shorten it")
+    return names
+
+
+async def _photos(body: Body, most: int) -> list[Photo]:
+    if body.media_type != MULTIPART:
+        if not (body.media_type.startswith("image/") or body.media_type in IMAGE_TYPES):
+            raise Problem(415, f"a photo is not {body.media_type}: send an image/... type or {MULTIPART}")
+        photos = [Photo(await body.read(), None)]
+    else:
+        async with body.form(files=most, fields=most) as form:
+            parts = [part for part in form.getlist("image") if isinstance(part, UploadFile)]
+            photos = [Photo(await part.read(), (part.filename or "")[:NAME_CHARS] or None) for part in parts]
+        if not photos:
+            raise Problem(422, "the form has no file `image`: send at least one")
+    if empty := next((photo for photo in photos if not photo.data), None):
+        raise PhotoError(f"{empty.name or 'the photo'} is empty: send the bytes of an image file")
+    return photos
+
+
+def _address(request: Request) -> str:
+    return request.client.host if request.client else "unknown"

@@ -1,0 +1,69 @@
+"""What operators and load balancers ask."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Query, Request, Response
+from sqlalchemy.exc import SQLAlchemyError
+from starlette.concurrency import run_in_threadpool
+
+from server import metrics
+from server.access import Publisher, Reader
+from server.problem import Problem, responses
+from server.routes.names import NAME
+from server.state import state_of
+
+PING_SECONDS = 5.0
+
+router = APIRouter(tags=["operations"])
+
+
+@router.get("/healthz")
+async def healthz() -> dict[str, str]:
+    """The process runs; restart it when this does not answer."""
+    return {"status": "ok"}
+
+
+@router.get("/readyz", responses=responses(503))
+async def readyz(request: Request) -> dict[str, str]:
+    """Send requests here: encoders are loaded, and the database answers."""
+    state = state_of(request)
+    if not state.ready.is_set():
+        raise Problem(503, "the encoders are not loaded", state.settings.limits.retry_seconds)
+    try:
+        await asyncio.wait_for(run_in_threadpool(state.database.ping), PING_SECONDS)
+    except (SQLAlchemyError, TimeoutError) as error:
+        raise Problem(503, "the database does not answer", state.settings.limits.retry_seconds) from error
+    return {"status": "ready"}
+
+
+@router.get("/metrics", response_class=Response)
+async def prometheus(request: Request) -> Response:
+    """Metrics in Prometheus's format."""
+    return Response(state_of(request).metrics.text(), media_type=metrics.MEDIA_TYPE)
+
+
+@router.get("/v1/residents", responses=responses(401))
+async def residents(request: Request, who: Reader) -> dict[str, Any]:
+    """Packs whose class features are in memory, the most recently used first."""
+    state = state_of(request)
+    kept = state.residents.kept
+    rows = [
+        {"pack": key.pack, "labels": len(entry.value.labels), "bytes": entry.size, "uses": entry.uses}
+        for key, entry in kept.items()
+    ]
+    facts = {"backbone": state.backbone.manifest.name, "precision": state.backbone.precision}
+    return facts | {"bytes": kept.size, "limit_bytes": kept.limit, "residents": rows[::-1]}
+
+
+@router.get("/v1/audit", responses=responses(401, 403))
+async def audit(
+    request: Request,
+    who: Publisher,
+    limit: Annotated[int, Query(ge=1, le=1000)] = 100,
+    task: Annotated[str | None, Query(pattern=NAME)] = None,
+) -> dict[str, Any]:
+    """Who did what, newest first."""
+    return {"entries": await run_in_threadpool(state_of(request).catalogue.audit, limit, task)}

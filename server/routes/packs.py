@@ -1,0 +1,28 @@
+"""Packs by content: immutable, so any cache may keep them for ever."""
+
+from __future__ import annotations
+
+from fastapi import APIRouter, Request, Response
+
+from server.access import Reader
+from server.problem import responses
+from server.routes.names import PackId
+from server.state import state_of
+
+MEDIA_TYPE = "application/vnd.edge-qprompt.pack"
+FOR_EVER = "public, max-age=31536000, immutable"
+FOR_ONE = "private, max-age=31536000, immutable"  # a shared cache would hand it to those without a token
+
+router = APIRouter(prefix="/v1/packs", tags=["packs"])
+
+
+@router.get("/{pack_id}", responses=responses(401, 404, 503), response_class=Response)
+@router.head("/{pack_id}", include_in_schema=False)
+async def pack(request: Request, who: Reader, pack_id: PackId) -> Response:
+    """A pack's bytes."""
+    state = state_of(request)
+    data = await state.residents.pack(pack_id)
+    headers = {"ETag": f'"{pack_id}"', "Cache-Control": FOR_EVER if state.settings.anonymous_read else FOR_ONE}
+    if headers["ETag"] in request.headers.get("if-none-match", ""):
+        return Response(status_code=304, headers=headers)
+    return Response(data, headers=headers, media_type=MEDIA_TYPE)

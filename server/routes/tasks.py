@@ -1,0 +1,166 @@
+"""Tasks, their versions and channels."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Query, Request, Response
+from pydantic import BaseModel, ConfigDict, Field
+from starlette.concurrency import run_in_threadpool
+from starlette.datastructures import UploadFile
+from starlette.responses import JSONResponse
+
+from edge_qprompt.errors import PackError, SignatureError
+from edge_qprompt.pack import Pack
+from edge_qprompt.pack_layout import MAX_BYTES
+from edge_qprompt.statement import MAX_ENVELOPE_BYTES, Envelope
+from server.access import Promoter, Publisher, Reader
+from server.body import MULTIPART, Body, body_of
+from server.catalogue import accuracy_of
+from server.problem import Problem, responses
+from server.residents import Key
+from server.routes.names import ChannelName, TaskName
+from server.state import State, state_of
+
+FORM_BYTES = 64 << 10  # for boundaries and headers of a form's parts
+PACK_TYPES = ("", "application/octet-stream", "application/vnd.edge-qprompt.pack", "application/x-www-form-urlencoded")
+
+router = APIRouter(prefix="/v1/tasks", tags=["tasks"])
+
+
+@router.get("", responses=responses(401, 503))
+async def tasks(
+    request: Request,
+    who: Reader,
+    limit: Annotated[int, Query(ge=1, le=1000)] = 100,
+    after: Annotated[str, Query(max_length=64)] = "",
+) -> dict[str, Any]:
+    """All tasks by name, a page at a time; `next` is what to give as `after`, null on the last page."""
+    found = await run_in_threadpool(state_of(request).catalogue.tasks, limit, after)
+    return {"tasks": found, "next": found[-1]["name"] if len(found) == limit else None}
+
+
+@router.get("/{task}", responses=responses(401, 404, 503))
+async def task(request: Request, who: Reader, task: TaskName) -> dict[str, Any]:
+    """One task: its versions, newest first, with the reports they were published with, and its channels."""
+    return await run_in_threadpool(state_of(request).catalogue.task, task)
+
+
+@router.post(
+    "/{task}/versions",
+    status_code=201,
+    responses=responses(401, 403, 413, 415, 422, 503),
+    openapi_extra={
+        "requestBody": {
+            "required": True,
+            "content": {
+                "application/vnd.edge-qprompt.pack": {"schema": {"type": "string", "format": "binary"}},
+                MULTIPART: {
+                    "schema": {
+                        "type": "object",
+                        "required": ["pack"],
+                        "properties": {
+                            "pack": {"type": "string", "format": "binary"},
+                            "report": {"type": "string", "description": "The JSON object that `adapt --json` prints."},
+                        },
+                    }
+                },
+            },
+        }
+    },
+)
+async def publish(request: Request, who: Publisher, task: TaskName) -> Response:
+    """Publish a pack as the task's next version. The same bytes again give the version that they have, and 200."""
+    state = state_of(request)
+    async with body_of(request, MAX_BYTES + state.settings.limits.report_bytes + FORM_BYTES) as body:
+        data, report = await _upload(body, state.settings.limits.report_bytes)
+    pack = Pack.decode(data)
+    if pack.class_names is None:
+        raise PackError("the pack holds no class names, so nobody could use it here: adapt again with this version")
+    _gate(state, report)
+    await state.residents.classifier(Key(pack.pack_id), pack)  # does it run on this backbone?
+    done = await run_in_threadpool(state.catalogue.publish, task, pack, report, who.name)
+    facts = {"task": done.task, "version": done.version, "pack": done.pack, "size": done.size}
+    return JSONResponse(facts, 201 if done.created else 200)
+
+
+async def _upload(body: Body, report_bytes: int) -> tuple[bytes, dict[str, Any] | None]:
+    """Bytes of the pack, and the report if there is one."""
+    if body.media_type != MULTIPART:
+        if body.media_type not in PACK_TYPES:
+            raise Problem(415, f"a pack is not {body.media_type}: send application/octet-stream or {MULTIPART}")
+        return await body.read(), None
+    async with body.form(files=1, fields=1) as form:
+        pack, text = form.get("pack"), form.get("report")
+        if not isinstance(pack, UploadFile) or isinstance(text, UploadFile):
+            raise Problem(422, "the form must have a file `pack`, and may have a text `report`")
+        return await pack.read(MAX_BYTES + 1), None if text is None else _report(text, report_bytes)
+
+
+def _report(text: str, most: int) -> dict[str, Any]:
+    if len(text) > most:
+        raise Problem(413, f"the report is larger than {most} bytes, the limit: leave the pictures out")
+    try:
+        report = json.loads(text, parse_constant=_no_constant)
+    except (ValueError, RecursionError) as error:
+        raise Problem(422, "the report is not JSON: send what `adapt --json` printed") from error
+    if not isinstance(report, dict) or "\\u0000" in text:  # PostgreSQL's JSON takes no NUL
+        raise Problem(422, "the report is not a JSON object that can be kept: send what `adapt --json` printed")
+    return report
+
+
+def _no_constant(name: str) -> float:
+    raise ValueError(f"{name} is not JSON")
+
+
+def _gate(state: State, report: dict[str, Any] | None) -> None:
+    gate, accuracy = state.settings.gate, accuracy_of(report)
+    if gate is not None and (accuracy is None or accuracy < gate):
+        said = "none" if accuracy is None else f"{accuracy:.3f}"
+        raise Problem(422, f"this server takes packs of held-out accuracy {gate:.3f} or more, the report says {said}: learn more")
+
+
+class Promotion(BaseModel):
+    """What a channel should point at."""
+
+    model_config = ConfigDict(extra="forbid", json_schema_extra={"examples": [{"version": 2, "envelope": None}]})
+
+    version: int = Field(ge=1, le=1 << 31)
+    envelope: dict[str, Any] | None = Field(
+        None, description="DSSE envelope of the statement; null: unsigned, devices refuse it."
+    )
+
+
+@router.put("/{task}/channels/{channel}", responses=responses(401, 403, 404, 413, 422, 503))
+async def promote(request: Request, who: Promoter, task: TaskName, channel: ChannelName) -> dict[str, Any]:
+    """Point a channel at a version, forward or back. 409: the statement's serial is not the next one."""
+    async with body_of(request, 2 * MAX_ENVELOPE_BYTES) as body:
+        promotion = _promotion(await body.read())
+    try:
+        given = promotion.envelope
+        envelope = None if given is None else Envelope.decode(json.dumps(given).encode())
+    except SignatureError as error:
+        raise Problem(422, f"the envelope cannot be read ({error}): use this version's edge-qprompt push") from error
+    run = state_of(request).catalogue.promote
+    done = await run_in_threadpool(run, task, channel, promotion.version, envelope, who.name)
+    return {"task": done.task, "channel": done.channel, "version": done.version, "serial": done.serial, "signed": done.signed}
+
+
+def _promotion(data: bytes) -> Promotion:
+    try:
+        return Promotion.model_validate_json(data)
+    except ValueError as error:
+        raise Problem(422, 'the body must be JSON like {"version": 2, "envelope": null}') from error
+
+
+@router.get("/{task}/channels/{channel}", responses=responses(401, 404, 503))
+async def channel(request: Request, who: Reader, task: TaskName, channel: ChannelName) -> Response:
+    """A channel's signed statement, in the envelope as it was promoted."""
+    envelope = await run_in_threadpool(state_of(request).catalogue.envelope, task, channel)
+    etag = f'"{hashlib.sha256(envelope).hexdigest()}"'
+    headers = {"ETag": etag, "Cache-Control": "no-cache"}
+    if request.headers.get("if-none-match") == etag:
+        return Response(status_code=304, headers=headers)
+    return Response(envelope, headers=headers, media_type="application/json")

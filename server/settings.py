@@ -1,0 +1,88 @@
+"""Settings of a server: every limit a named field with its unit."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass
+
+MB = 1 << 20
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What one request, and all of them together, may take.
+
+    Attributes:
+        body_bytes: of a request's body.
+        body_seconds: until the whole body must be here; a slow sender loses its place.
+        bodies_bytes: of all bodies that are held at the same time; more is 503.
+        pixels: of one photo, width times height.
+        decode_seconds: for one photo.
+        images: photos a request.
+        tasks: tasks a request may name.
+        labels: class names a request may add.
+        label_chars: characters of such a name.
+        top: labels a task that are answered.
+        report_bytes: of the report that comes with a pack.
+        pending_images: photos that wait for the encoder; more is 503.
+        client_images: of them, those of one client (token or address); more is 429.
+        pending_packs: packs that wait for their class features; more is 503.
+        batch: photos that are encoded at once.
+        residents_bytes: of class features that are kept in memory.
+        packs_bytes: of packs that are kept in memory.
+        retry_seconds: what Retry-After says.
+        connections: open connections and running requests; more is 503.
+    """
+
+    body_bytes: int = 16 * MB
+    body_seconds: float = 20.0
+    bodies_bytes: int = 64 * MB
+    pixels: int = 25_000_000
+    decode_seconds: float = 10.0
+    images: int = 16
+    tasks: int = 1000
+    labels: int = 64
+    label_chars: int = 100
+    top: int = 100
+    report_bytes: int = 256 << 10
+    pending_images: int = 64
+    client_images: int = 48
+    pending_packs: int = 1000
+    batch: int = 8
+    residents_bytes: int = 64 * MB
+    packs_bytes: int = 16 * MB
+    retry_seconds: int = 1
+    connections: int = 1000
+
+
+@dataclass(frozen=True)
+class ServerSettings:
+    """One server.
+
+    Attributes:
+        store: a folder for the embedded database, or a database URL.
+        backbone, precision, providers, threads: as of `Backbone.open`.
+        anonymous_read, anonymous_classify: whether these need no token.
+        gate: least held-out accuracy that a published pack's report must state, 0 to 1; None for no gate.
+        limits: see there.
+    """
+
+    store: str
+    backbone: str = "nano"
+    precision: str = "fp32"
+    providers: str = "cpu"
+    threads: int = 0
+    anonymous_read: bool = True
+    anonymous_classify: bool = True
+    gate: float | None = None
+    limits: Limits = Limits()
+
+    def to_json(self) -> str:
+        """For a worker process."""
+        return json.dumps(asdict(self))
+
+    @classmethod
+    def from_json(cls, text: str) -> ServerSettings:
+        """Back from `to_json`."""
+        fields = json.loads(text)
+        return cls(**fields | {"limits": Limits(**fields["limits"])})

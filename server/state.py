@@ -1,0 +1,77 @@
+"""What a running server holds, made when it starts and closed when it ends."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass, field
+
+import numpy as np
+import structlog
+from fastapi import Request
+
+from edge_qprompt.backbone import Backbone
+from server.catalogue import Catalogue
+from server.database import Database
+from server.encoder import PhotoEncoder
+from server.metrics import Metrics
+from server.residents import Residents
+from server.settings import ServerSettings
+from server.tokens import Tokens
+
+log = structlog.get_logger("edge_qprompt.server")
+
+
+@dataclass
+class State:
+    """Everything that requests share.
+
+    Attributes:
+        ready: whether the encoders are loaded.
+        body_bytes: of bodies that are held now.
+    """
+
+    settings: ServerSettings
+    database: Database
+    backbone: Backbone
+    catalogue: Catalogue
+    tokens: Tokens
+    metrics: Metrics
+    encoder: PhotoEncoder
+    residents: Residents
+    ready: asyncio.Event = field(default_factory=asyncio.Event)
+    body_bytes: int = 0
+
+    @classmethod
+    def start(cls, settings: ServerSettings, database: Database, backbone: Backbone, metrics: Metrics) -> State:
+        """Put everything together; encoders are loaded by `load`."""
+        catalogue = Catalogue(database)
+        encoder = PhotoEncoder(backbone, settings.limits, metrics)
+        residents = Residents(backbone, catalogue, settings.limits, metrics)
+        return cls(settings, database, backbone, catalogue, Tokens(database), metrics, encoder, residents)
+
+    async def load(self) -> None:
+        """Load both encoders by using them once; then the server is ready."""
+        try:
+            await asyncio.to_thread(self._warm)
+        except Exception as error:
+            log.error("the encoders cannot be loaded", error=str(error))  # readyz goes on saying so
+            raise
+        self.ready.set()
+        log.info("ready", backbone=self.backbone.manifest.name, precision=self.backbone.precision)
+
+    def _warm(self) -> None:
+        size = self.backbone.manifest.preprocess.size
+        self.backbone.encode_images(np.zeros((1, 3, size, size), np.float32))
+        self.backbone.text.from_template(["photo"], "a {}.")
+
+    def close(self) -> None:
+        """Let everything go; called when no request runs any more."""
+        self.encoder.close()
+        self.residents.close()
+        self.database.close()
+
+
+def state_of(request: Request) -> State:
+    """The state of the app that a request came to."""
+    state: State = request.app.state.server
+    return state
