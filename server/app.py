@@ -19,6 +19,7 @@ from edge_qprompt import __version__
 from edge_qprompt.backbone import Backbone
 from server import problem
 from server.database import Database
+from server.log import set_up
 from server.metrics import Metrics
 from server.routes import classify, operations, packs, tasks
 from server.settings import ServerSettings
@@ -83,6 +84,7 @@ def create_app(settings: ServerSettings) -> FastAPI:
 
 def from_environment() -> FastAPI:
     """The app of a worker process that `serve` has started."""
+    set_up()
     return create_app(ServerSettings.from_json(os.environ[SETTINGS_VARIABLE]))
 
 

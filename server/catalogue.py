@@ -17,8 +17,8 @@ from sqlalchemy import Connection, Row, and_, func, insert, select, update
 from edge_qprompt.errors import ConflictError, FingerprintError, NotFoundError, SignatureError
 from edge_qprompt.pack import Method, Pack, Role
 from edge_qprompt.statement import Envelope, Statement
-from edge_qprompt.statement import stamp as utc
 from server.database import Database
+from server.rows import accuracy_of, stamp, summary, version, version_rows
 from server.schema import audit, channels, packs, tasks, versions
 
 STABLE = "stable"
@@ -131,10 +131,10 @@ class Catalogue:
             for row in db.execute(select(channels).where(channels.c.task_id.in_(names))):
                 pointers[row.task_id][row.name] = {"version": row.version, "serial": row.serial, "signed": row.signed}
             shown = {i: pointers[i].get(STABLE, {"version": n[0].n})["version"] for i, n in newest.items()}
-            rows = db.execute(_version_rows().where(versions.c.task_id.in_(names)))
+            rows = db.execute(version_rows().where(versions.c.task_id.in_(names)))
             facts = {row.task_id: row for row in rows if row.number == shown[row.task_id]}
             return [
-                {"name": name, "versions": counts[i][0].n, "channels": pointers[i]} | _summary(facts[i])
+                {"name": name, "versions": counts[i][0].n, "channels": pointers[i]} | summary(facts[i])
                 for i, name in names.items()
                 if i in facts
             ]
@@ -147,11 +147,11 @@ class Catalogue:
         """
         with self.database.read() as db:
             task_id = self._task_id(db, name)
-            rows = db.execute(_version_rows().where(versions.c.task_id == task_id).order_by(versions.c.number.desc()))
+            rows = db.execute(version_rows().where(versions.c.task_id == task_id).order_by(versions.c.number.desc()))
             pointers = db.execute(select(channels).where(channels.c.task_id == task_id).order_by(channels.c.name))
             return {
                 "name": name,
-                "versions": [_version(row) for row in rows],
+                "versions": [version(row) for row in rows],
                 "channels": {
                     row.name: {"version": row.version, "serial": row.serial, "signed": row.signed, "moved": stamp(row.moved)}
                     for row in pointers
@@ -246,17 +246,6 @@ def note(db: Connection, actor: str, action: str, task: str | None, detail: str)
     db.execute(insert(audit).values(at=_now(), actor=actor, action=action, task=task, detail=detail))
 
 
-def stamp(time: datetime) -> str:
-    """2026-11-21T14:00:00Z; SQLite gives times without a zone, all of them are UTC."""
-    return utc(time if time.tzinfo else time.replace(tzinfo=UTC))
-
-
-def accuracy_of(report: dict[str, Any] | None) -> float | None:
-    """Accuracy on photos that were not learned from, as `adapt` reports it."""
-    value = (report or {}).get("held_out_accuracy")
-    return float(value) if isinstance(value, int | float) and 0 <= value <= 1 else None
-
-
 def _now() -> datetime:
     return datetime.now(UTC)
 
@@ -282,33 +271,11 @@ def _store(db: Connection, pack: Pack) -> None:
         db.execute(insert(packs).values(**row))
 
 
-def _version_rows() -> Any:
-    return select(versions, packs).join(packs, packs.c.id == versions.c.pack_id)
-
-
 def _by_task(db: Connection, query: Any, ids: Iterable[int]) -> dict[int, list[Row[Any]]]:
     found: dict[int, list[Row[Any]]] = {}
     for row in db.execute(query.where(versions.c.task_id.in_(list(ids)))):
         found.setdefault(row.task_id, []).append(row)
     return found
-
-
-def _summary(row: Row[Any]) -> dict[str, Any]:
-    return {
-        "size": row.size,
-        "accuracy": row.accuracy,
-        "classes": len(row.class_names),
-        "backbone": row.backbone,
-        "method": row.method,
-        "bits": row.bits,
-        "updated": stamp(row.published),
-    }
-
-
-def _version(row: Row[Any]) -> dict[str, Any]:
-    facts = {"version": row.number, "pack": row.pack_id, "size": row.size, "method": row.method, "bits": row.bits}
-    facts |= {"backbone": row.backbone, "class_names": row.class_names, "accuracy": row.accuracy}
-    return facts | {"publisher": row.publisher, "published": stamp(row.published), "report": row.report}
 
 
 def _unsigned(facts: dict[str, Any]) -> str:

@@ -43,8 +43,10 @@ class Database:
         try:
             self._migrate()
         except CommandError as error:
+            self.close()
             raise StoreError(f"{store} was written by a newer version ({error}): upgrade edge-qprompt") from error
         except (DBAPIError, OSError) as error:
+            self.close()
             reason = str(getattr(error, "orig", error)).strip().splitlines()[0]
             raise StoreError(f"cannot open the store {store} ({reason}): check the path or URL, and its permissions") from error
 

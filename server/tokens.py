@@ -16,8 +16,9 @@ from typing import Any
 from sqlalchemy import insert, select, update
 
 from edge_qprompt.errors import StoreError
-from server.catalogue import note, stamp
+from server.catalogue import note
 from server.database import Database
+from server.rows import stamp
 from server.schema import tokens
 
 PREFIX = "eqp_"  # so that scanners for leaked secrets know it

@@ -48,10 +48,13 @@ def command(host: str, port: int, workers: int, root_path: str, **options: Any) 
 
     The page is at /, the description of the API at /docs. docs/operate.md tells how to put it behind a proxy.
     """
+    from edge_qprompt.backbone import Backbone
+
     try:
         import uvicorn
 
         from server.app import SETTINGS_VARIABLE, create_app
+        from server.database import Database
         from server.log import UVICORN, set_up
         from server.protocol import MAX_HEAD_BYTES, DeadlineProtocol
     except ModuleNotFoundError as error:
@@ -77,7 +80,8 @@ def command(host: str, port: int, workers: int, root_path: str, **options: Any) 
     with tempfile.TemporaryDirectory(prefix="edge-qprompt-metrics-") as folder:
         os.environ.setdefault("PROMETHEUS_MULTIPROC_DIR", folder)
         os.environ[SETTINGS_VARIABLE] = settings.to_json()
-        create_app(settings)  # what is wrong is said once, not by every worker
+        Database(settings.store).close()  # what is wrong is said once, not by every worker
+        Backbone.open(settings.backbone, settings.precision, settings.threads, settings.providers)
         uvicorn.run("server.app:from_environment", factory=True, workers=workers, **common)
 
 

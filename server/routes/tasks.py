@@ -18,10 +18,10 @@ from edge_qprompt.pack_layout import MAX_BYTES
 from edge_qprompt.statement import MAX_ENVELOPE_BYTES, Envelope
 from server.access import Promoter, Publisher, Reader
 from server.body import MULTIPART, Body, body_of
-from server.catalogue import accuracy_of
 from server.problem import Problem, responses
 from server.residents import Key
 from server.routes.names import ChannelName, TaskName
+from server.rows import accuracy_of
 from server.state import State, state_of
 
 FORM_BYTES = 64 << 10  # for boundaries and headers of a form's parts
