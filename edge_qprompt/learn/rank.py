@@ -1,10 +1,10 @@
-"""One thread's part of a training step: some heads and some hidden units of every layer, for all columns.
+"""One process's part of a training step: some heads and some hidden units of every layer, for all columns.
 
-`tower.TextTower` says what is computed. The residual stream is the same on every thread, bit for bit;
-each adds to it the sum of all threads' parts, in the order of their ranks, twice a layer (the scheme of
-Megatron-LM, arXiv 1909.08053, section 3). So every weight is read by one thread only.
+`tower.TextTower` says what is computed. The residual stream is the same in every process, bit for bit;
+each adds to it the sum of all processes' parts, in the order of their ranks, twice a layer (the scheme of
+Megatron-LM, arXiv 1909.08053, section 3). So every weight is read by one process only.
 
-Symbols: W width, w = W / T this rank's part of it for T threads, H its heads, M columns of a chunk, Q of
+Symbols: W width, w = W / T this rank's part of it for T processes, H its heads, M columns of a chunk, Q of
 them picked for the output, n learned tokens.
 """
 
@@ -52,7 +52,7 @@ class Rank:
 
     Args:
         tower: whose weights.
-        team: the threads.
+        team: the processes.
         rank: which of them.
         product: precision of the products.
     """
@@ -125,7 +125,6 @@ class Kept:
         self.normal_2, self.rstd_2 = arena.take(rank.width, columns), arena.take(1, columns)
         self.hidden = arena.take(4 * own, columns)
 
-
     def set_qkv(self, qkv: Array) -> None:
         """Use (3w, margin + M) for queries, keys and values."""
         own = len(qkv) // 3
@@ -154,7 +153,7 @@ class Pass:
         chunk: the classes.
         qkv: from `rank.first_qkv(chunk)`.
         arena: as large as `Pass.floats` says.
-        parts: (2, T, W M at least), shared by the team: where each thread puts its part of a sum, in turns,
+        parts: (2, T, W M at least), shared by the team: where each process puts its part of a sum, in turns,
             so that nobody overwrites what another may still be reading.
     """
 
