@@ -60,7 +60,7 @@ class FusedTower:
         product: Precision = Product,
     ) -> None:
         self.tower, self._order = tower, suffixes.order
-        self._team = Team(max(t for t in range(1, max(threads, 1) + 1) if tower.config.heads % t == 0), self._work)
+        self._team: Team[Array] = Team(max(t for t in range(1, max(threads, 1) + 1) if tower.config.heads % t == 0), self._work)
         self._ranks = [Rank(tower, self._team, rank, product) for rank in range(self._team.size)]
         tower.forget_copied()
         self._chunks = Chunk.cut(tower, suffixes, n_ctx)

@@ -11,6 +11,7 @@ them picked for the output, n learned tokens.
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import numpy as np
 from numpy.lib.stride_tricks import as_strided
@@ -28,7 +29,7 @@ Precision = type[Product] | type[LowProduct]
 class Layer:
     """This rank's part of a block's weights: what follows a norm is a copy that takes the norm in, the rest are views."""
 
-    def __init__(self, block: Block, heads: int, team: Team, rank: int, product: Precision) -> None:
+    def __init__(self, block: Block, heads: int, team: Team[Any], rank: int, product: Precision) -> None:
         width = len(block.ln_1.weight)
         mine, wide = (slice(rank * n // team.size, (rank + 1) * n // team.size) for n in (width, 4 * width))
         first = rank == 0  # a bias that comes after a sum is added once
@@ -57,7 +58,7 @@ class Rank:
         product: precision of the products.
     """
 
-    def __init__(self, tower: TextTower, team: Team, rank: int, product: Precision) -> None:
+    def __init__(self, tower: TextTower, team: Team[Any], rank: int, product: Precision) -> None:
         config = tower.config
         self.team, self.rank = team, rank
         self.width, self.own, self.heads = config.width, config.width // team.size, config.heads // team.size

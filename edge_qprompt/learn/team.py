@@ -18,7 +18,7 @@ import sys
 import warnings
 import weakref
 from collections.abc import Callable
-from typing import TypeVar
+from typing import Generic, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -35,7 +35,7 @@ def shared(*shape: int) -> NDArray[np.float32]:
     return np.frombuffer(mmap.mmap(-1, max(4 * math.prod(shape), 1)), np.float32, math.prod(shape)).reshape(shape)
 
 
-class Team:
+class Team(Generic[T]):
     """`size` processes, the calling one among them, which is rank 0. The others are forked at the first run.
 
     While they work, no library starts threads of its own. Only Linux has what this needs; elsewhere the size is 1.
