@@ -145,17 +145,19 @@ class _Lines:
         for other in others:
             gate = self._gates[other][rank]
             if gate not in (fd for fd, _ in self._polls[rank][other].poll()):
-                self._gone(rank, other)
+                self._gone(rank)
             os.eventfd_read(gate)
 
     def say(self, rank: int, text: str) -> None:
         """Last words."""
         os.write(self._lives[rank][1], text.encode(errors="replace")[:MESSAGE_BYTES])
 
-    def _gone(self, rank: int, other: int) -> None:
+    def _gone(self, rank: int) -> None:
         if rank != 0:
             raise _GoneError
-        said = os.read(self._lives[other][0], MESSAGE_BYTES).decode(errors="replace") or "killed"
+        ended, _, _ = select.select([reading for reading, _ in self._lives[1:]], [], [], 0)
+        words = (os.read(reading, MESSAGE_BYTES).decode(errors="replace") for reading in ended)
+        said = next(filter(None, words), "killed")  # the first to fail spoke before the others went
         raise EdgeQPromptError(f"a process of the learning step has ended ({said}): free some memory, or use --engine autograd")
 
 
