@@ -15,10 +15,11 @@ from importlib.metadata import EntryPoint, entry_points, version
 
 import click
 
-from edge_qprompt.errors import EdgeQPromptError
+from edge_qprompt.errors import EdgeQPromptError, MissingExtraError
 
 GROUP = "edge_qprompt.commands"
 INTERRUPTED = 130
+EXTRAS = {"cryptography": "fleet", "httpx": "fleet"}  # packages that verbs import when they are called
 
 
 class Verbs(click.Group):
@@ -65,6 +66,11 @@ def main() -> None:
     except (KeyboardInterrupt, click.Abort):
         click.echo("interrupted", err=True)
         code = INTERRUPTED
+    except ModuleNotFoundError as error:
+        if "--traceback" in sys.argv or error.name not in EXTRAS:
+            raise
+        click.echo(f"error: {MissingExtraError(error.name, EXTRAS[error.name])}", err=True)
+        code = 1
     except (EdgeQPromptError, OSError) as error:
         if "--traceback" in sys.argv:
             raise

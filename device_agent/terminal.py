@@ -48,6 +48,52 @@ template_option = click.option(
 strict_option = click.option("--strict", is_flag=True, help="Stop at an unreadable photo instead of skipping it.")
 
 
+def checked_name(ctx: click.Context, param: click.Parameter, value: str) -> str:  # noqa: ARG001  click's signature
+    """A task's or channel's name, as options take it."""
+    from edge_qprompt.statement import NAME
+
+    if not NAME.fullmatch(value):
+        raise click.BadParameter(f"{value!r} is no name: up to 64 lower-case letters, digits, '.', '_' and '-'")
+    return value
+
+
+def catalogue_options(function: Callable[..., None]) -> Callable[..., None]:
+    """What every verb takes that speaks with a server: --server, --token and --timeout."""
+    for option in (
+        click.option(
+            "--timeout",
+            type=click.FloatRange(0, min_open=True),
+            default=60.0,
+            show_default=True,
+            metavar="SECONDS",
+            help="For each answer of the server, in all.",
+        ),
+        click.option("--token", envvar="EDGE_QPROMPT_TOKEN", metavar="T", help="Bearer token; better in EDGE_QPROMPT_TOKEN."),
+        click.option(
+            "--server",
+            required=True,
+            envvar="EDGE_QPROMPT_SERVER",
+            metavar="URL",
+            help="Its address, e.g. https://packs.example.org; or in EDGE_QPROMPT_SERVER.",
+        ),
+    ):
+        function = option(function)
+    return function
+
+
+channel_option = click.option(
+    "--channel", default="stable", show_default=True, callback=checked_name, help="Which pointer of the task."
+)
+expires_option = click.option(
+    "--expires",
+    type=click.IntRange(1, 3650),
+    default=90,
+    show_default=True,
+    metavar="DAYS",
+    help="Devices refuse the statement after that; sign again before.",
+)
+
+
 class Progress:
     """Bars on stderr, one a stage; silent where stderr is no terminal."""
 

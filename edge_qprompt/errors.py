@@ -8,7 +8,12 @@
     │   └── PhotoError         one photo that cannot be read; callers count and skip it
     ├── PromptError            class names that do not fit the context, unknown methods
     ├── CheckpointError        an interrupted run that cannot be resumed
+    ├── StoreError             a server's database that cannot be opened or used so
+    │   ├── NotFoundError      no such task, version, channel, pack or token
+    │   └── ConflictError      somebody else was faster
     ├── ExportError            a model that cannot be exported, or failed its parity gate
+    ├── SignatureError         a key that cannot be used, or a channel statement that is not to be believed
+    ├── ServerError            a server that is away, or answered something else than asked for
     └── MissingExtraError      a package that one of the extras brings
 
 Each message says what, where, got and wanted, and what to do.
@@ -49,8 +54,37 @@ class CheckpointError(EdgeQPromptError):
     """The checkpoint beside the pack belongs to another run, or is damaged."""
 
 
+class StoreError(EdgeQPromptError):
+    """The server's database cannot be opened, or holds something else than asked for."""
+
+
+class NotFoundError(StoreError):
+    """The server's database has nothing under this name."""
+
+
+class ConflictError(StoreError):
+    """What the request was made from is no longer so."""
+
+
 class ExportError(EdgeQPromptError):
     """The model cannot be exported, or the exported one is not the same model."""
+
+
+class SignatureError(EdgeQPromptError):
+    """The key cannot be used, or the channel statement is damaged, of another signer, old, or about something else."""
+
+
+class ServerError(EdgeQPromptError):
+    """The server is away, or answered something else than asked for.
+
+    Args:
+        message: what, where, and what to do.
+        status: of HTTP, if there was an answer.
+    """
+
+    def __init__(self, message: str, status: int | None = None) -> None:
+        super().__init__(message)
+        self.status = status
 
 
 class MissingExtraError(EdgeQPromptError):

@@ -9,9 +9,11 @@ from __future__ import annotations
 
 import io
 import math
+import re
 import threading
 import warnings
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,10 +27,15 @@ MAX_PHOTO_PIXELS = 178_956_970  # 0.5 GB decoded; where Pillow itself refuses
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "JPEG2000")  # not EPS, which Pillow hands to Ghostscript
 MIN_SIDE = 2
 MAX_ASPECT = 16
+MAX_SCANS = 64  # of a JPEG; encoders write a dozen at most, and each takes as long as the whole photo, in 45 bytes
+BLOCK_ROWS = 64  # of a photo of 16 bits that are scaled at once
 
 CROP_AREA = (0.08, 1.0)  # share of the photo's area, torchvision's RandomResizedCrop
 CROP_RATIO = (3 / 4, 4 / 3)
 CROP_TRIES = 10
+
+JPEG_MARKER = re.compile(rb"\xff[\x02-\xcf\xd9-\xfe]")  # those before a length, and the end
+START_OF_SCAN, END_OF_IMAGE = b"\xff\xda", b"\xff\xd9"
 
 FILTERS = {"bicubic": Image.Resampling.BICUBIC, "bilinear": Image.Resampling.BILINEAR}
 
@@ -75,8 +82,11 @@ def decode_photo(data: bytes, name: str = "photo", most_pixels: int = MAX_PHOTO_
                 raise Image.DecompressionBombError(f"{width} x {height}")
             if min(width, height) < MIN_SIDE:
                 raise PhotoError(f"{name} has {width} x {height} pixels, that is no photo")
+            if image.format in ("JPEG", "MPO") and _scans(data) > MAX_SCANS:
+                raise PhotoError(f"{name} has more than {MAX_SCANS} scans, that is no photo: save it as an ordinary JPEG")
             image.load()
-            return _to_rgb(ImageOps.exif_transpose(image))
+            ImageOps.exif_transpose(image, in_place=True)
+            return _to_rgb(image)
     except UnidentifiedImageError as error:
         known = ", ".join(FORMATS)
         raise PhotoError(f"{name} is not an image that can be decoded ({known}), or is damaged: convert it to JPEG") from error
@@ -118,20 +128,37 @@ class _QuietPillow:
 _quiet = _QuietPillow()
 
 
+def _scans(data: bytes) -> int:
+    """Scans of a JPEG, or a few more than MAX_SCANS.
+
+    Walks the markers as a decoder does: lengths are skipped, and so is what was coded, where 0xFF comes before a zero.
+    """
+    at, scans = 2, 0
+    while scans <= MAX_SCANS and (found := JPEG_MARKER.search(data, at)) and found[0] != END_OF_IMAGE:
+        scans += found[0] == START_OF_SCAN
+        at = found.end() + int.from_bytes(data[found.end() : found.end() + 2], "big")
+    return scans
+
+
 def _to_rgb(image: Image.Image) -> Image.Image:
     if image.mode.startswith("I") or image.mode == "F":
-        image = Image.fromarray(_to_bytes(np.asarray(image, np.float64), image.mode))
+        image = Image.fromarray(_to_bytes(np.asarray(image), image.mode))
     if image.mode == "P" and "transparency" in image.info:
         image = image.convert("RGBA")
-    return image.convert("RGB")
+    return image if image.mode == "RGB" else image.convert("RGB")
 
 
-def _to_bytes(values: NDArray[np.float64], mode: str) -> NDArray[np.uint8]:
-    """Grey levels of 16 or 32 bits scaled to 8, where Pillow would clip; white is the first that bounds them."""
-    values = np.nan_to_num(values)
+def _to_bytes(values: NDArray[Any], mode: str) -> NDArray[np.uint8]:
+    """Grey levels (H, W) of 16 or 32 bits scaled to 8, where Pillow would clip; white is the first that bounds them."""
+    blocks = [slice(start, start + BLOCK_ROWS) for start in range(0, len(values), BLOCK_ROWS)]  # in float64 they are large
+    highest = max(np.nan_to_num(values[rows]).max() for rows in blocks)
     whites = (1, 255, 65535) if mode == "F" else (255, 65535)
-    white = next((white for white in whites if values.max() <= white), whites[-1])
-    return (values.clip(0, white) * (255 / white)).round().astype(np.uint8)
+    white = next((white for white in whites if highest <= white), whites[-1])
+    scaled = np.empty(values.shape, np.uint8)
+    for rows in blocks:
+        levels = np.nan_to_num(values[rows].astype(np.float64)).clip(0, white)
+        scaled[rows] = (levels * (255 / white)).round()
+    return scaled
 
 
 def to_pixels(image: Image.Image, settings: Preprocess) -> Pixels:

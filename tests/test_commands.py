@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 import math
 import shutil
 from pathlib import Path
@@ -10,9 +11,10 @@ from pathlib import Path
 import pytest
 from conftest import DEMO, Command, Learned, MakePhotos
 
+from device_agent.commands.adapt import curve
 from edge_qprompt import Backbone, Pack
 
-VERBS = ("adapt", "backbones", "classify", "demo", "evaluate", "export", "inspect")
+VERBS = ("adapt", "backbones", "classify", "demo", "evaluate", "export", "inspect", "keygen", "pull", "push", "rollback", "tasks")
 QUICK = ("--epochs", "1")
 TEST_BAG = DEMO / "test" / "bag"
 
@@ -42,6 +44,7 @@ def test_adapt_reports_what_it_did(learned: Learned, nano: Backbone) -> None:
     assert (report["images_used"], report["images_skipped"], report["skipped"]) == (9, 0, [])
     assert report["steps"] == 3  # nine photos are one batch
     assert len(report["loss_by_epoch"]) == 3
+    assert report["losses"] == [[i + 1, loss] for i, loss in enumerate(report["loss_by_epoch"])]
     assert 0 <= report["reclusterings"] <= 3
     assert (report["held_out_images"], report["held_out_source"]) == (3, "unused training photos")
     for key in ("train_accuracy", "train_zero_shot_accuracy", "held_out_accuracy", "zero_shot_accuracy"):
@@ -53,6 +56,18 @@ def test_adapt_reports_what_it_did(learned: Learned, nano: Backbone) -> None:
     assert (report["backbone"], report["precision"], report["method"], report["seed"]) == ("nano", "fp32", "qcoop", 1)
     assert report["resumed_at_epoch"] is None
     assert Pack.open(learned.path).fingerprint == nano.manifest.short_fingerprint
+
+
+@pytest.mark.parametrize("epochs", [0, 1, 2, 199, 200, 201, 1000])
+def test_the_loss_curve_is_thinned_evenly(epochs: int) -> None:
+    losses = [1 / (i + 1) for i in range(epochs)]
+    found = curve(losses)
+    assert len(found) == min(epochs, 200)
+    assert all(loss == losses[epoch - 1] for epoch, loss in found)
+    if epochs:
+        assert (found[0][0], found[-1][0]) == (1, epochs)
+    gaps = {after[0] - before[0] for before, after in itertools.pairwise(found)}
+    assert not gaps or (min(gaps) >= 1 and max(gaps) - min(gaps) <= 1)
 
 
 def test_the_same_command_gives_the_same_pack(edge_qprompt_command: Command, learned: Learned, tmp_path: Path) -> None:
@@ -128,11 +143,14 @@ def test_base_and_new_classes(edge_qprompt_command: Command, photos: MakePhotos,
 def test_methods_and_views(edge_qprompt_command: Command, learned: Learned, tmp_path: Path) -> None:
     def adapt(name: str, *options: str) -> dict[str, object]:
         done = edge_qprompt_command("adapt", learned.photos, "--out", tmp_path / name, *QUICK, *options, "--json")
-        return edge_qprompt_command("inspect", tmp_path / name, "--json").json | {"steps": done.json["steps"]}
+        return edge_qprompt_command("inspect", tmp_path / name, "--json").json | {
+            key: done.json[key] for key in ("steps", "losses")
+        }
 
     coop = adapt("coop.qpk", "--method", "coop", "--views", "2", "--ctx", "2")
     assert (coop["method"], coop["steps"], coop["tensors"][0]["bits"], coop["tensors"][0]["shape"]) == ("coop", 1, 16, [2, 256])
     by_hand = adapt("hand.qpk", "--method", "zero-shot", "--template", "a drawing of a {}.")
+    assert by_hand["losses"] == []
     assert (by_hand["method"], by_hand["steps"], by_hand["tensors"]) == ("zero-shot", 0, [])
     assert by_hand["template"] == "a drawing of a {}."
     scores = edge_qprompt_command(

@@ -221,6 +221,12 @@ def test_every_route_wants_its_own_scope(private: Api, packs: list[Pack], method
         assert private.call(method, path, headers={"Authorization": header}, **body).status_code == 401
 
 
+def test_a_token_is_never_worse_than_none(api: Api) -> None:
+    assert api.call("GET", "/v1/tasks", "publish").status_code == 200
+    assert api.call("POST", "/v1/classify?task=one", "publish", content=PHOTO).status_code == 200
+    assert api.call("GET", "/v1/tasks", headers={"Authorization": "Bearer eqp_wrong"}).status_code == 401
+
+
 def test_a_revoked_token_is_refused_at_once_also_for_a_cached_pack(private: Api, packs: list[Pack]) -> None:
     path = f"/v1/packs/{packs[0].pack_id}"
     got = private.call("GET", path, "read")

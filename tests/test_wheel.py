@@ -44,6 +44,7 @@ def test_wheel_carries_backbone_photos_and_licences(wheel: Path) -> None:
     assert "edge_qprompt/data/backbones/nano/NOTICE" in names
     assert "edge_qprompt/data/fashion_mnist/LICENSE" in names
     assert "edge_qprompt/py.typed" in names
+    assert {"server/page/index.html", "server/page/app.js", "server/migrations/versions/0001_catalogue.py"} <= set(names)
     assert sum(name.endswith(".png") for name in names) == 660
     assert any(name.endswith("licenses/LICENSE") for name in names)
     assert not any(name.startswith(("tests/", "benchmarks/")) for name in names)
@@ -56,6 +57,9 @@ def test_install_without_torch_is_small_and_works(environment: Path, tmp_path: P
     assert "adapt" in run(command, "--help", cwd=empty)
     size = sum(path.stat().st_blocks * 512 for path in environment.rglob("*") if path.is_file() and not path.is_symlink())
     assert size / 1e6 < CLASSIFY_ONLY_MB
+    for verb, extra in ((("keygen", "--out", "key"), "fleet"), (("serve", "--store", "s"), "server")):
+        done = subprocess.run([command, *verb], cwd=empty, capture_output=True, text=True)
+        assert (done.returncode, f"pip install 'edge-qprompt[{extra}]'" in done.stderr) == (1, True), done.stderr
     backbones = json.loads(run(command, "backbones", "--verify", "--json", cwd=empty))
     assert backbones["backbones"][0]["name"] == "nano"
     script = (

@@ -8,6 +8,7 @@ import os
 import re
 import resource
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
 
 MAXRSS_UNIT = 1 if sys.platform == "darwin" else 1024  # getrusage: bytes on macOS, kilobytes elsewhere
 STATUS = Path("/proc/self/status")
+CURVE_POINTS = 200  # more than a plot can show, and a report stays small
 
 
 def peak_memory_mb() -> float:
@@ -203,6 +205,7 @@ def _report(result: Adaptation, out: Path) -> dict[str, Any]:
         "reclusterings": result.facts.get("reclusterings", 0),
         "resumed_at_epoch": result.run.resumed_at,
         "loss_by_epoch": result.run.losses,
+        "losses": curve(result.run.losses),
         "train_accuracy": result.train.pack,
         "train_zero_shot_accuracy": result.train.zero_shot,
         "held_out_accuracy": held.pack if held else None,
@@ -212,6 +215,14 @@ def _report(result: Adaptation, out: Path) -> dict[str, Any]:
         "seconds": {stage: round(seconds, 3) for stage, seconds in result.seconds.items()},
         "peak_memory_mb": round(peak_memory_mb(), 1),
     }
+
+
+def curve(losses: Sequence[float]) -> list[tuple[int, float]]:
+    """Epoch, counted from 1, and loss: at most CURVE_POINTS, evenly thinned, the first and the last among them."""
+    import numpy as np
+
+    chosen = np.linspace(0, len(losses) - 1, min(len(losses), CURVE_POINTS)).round().astype(int)
+    return [(int(i) + 1, losses[i]) for i in chosen]
 
 
 def _lines(r: dict[str, Any]) -> list[str]:

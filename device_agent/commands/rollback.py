@@ -1,0 +1,82 @@
+"""`edge-qprompt rollback`: a channel back to an earlier version."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from device_agent import terminal
+from edge_qprompt.errors import ServerError, SignatureError
+
+if TYPE_CHECKING:
+    from device_agent.catalogue import Catalogue
+
+
+@click.command("rollback", short_help="Point devices at an earlier version again.")
+@click.argument("name", metavar="NAME", callback=terminal.checked_name)
+@terminal.catalogue_options
+@click.option(
+    "--key", required=True, type=click.Path(path_type=Path), help="KEY that has signed that version; KEY.log must say so."
+)
+@click.option("--to", type=click.IntRange(1), metavar="VERSION", help="Which version; default: the one before the current one.")
+@terminal.channel_option
+@terminal.expires_option
+@terminal.json_option
+def command(
+    name: str,
+    server: str,
+    token: str | None,
+    timeout: float,
+    key: Path,
+    to: int | None,
+    channel: str,
+    expires: int,
+    as_json: bool,
+) -> None:
+    """Sign and promote an earlier version of task NAME. The statement is a new one, so devices take it.
+
+    Only a pack that KEY has signed before is signed again (KEY.log, which `push` writes, holds the
+    proof): a server cannot slip another one in. Where the log is elsewhere, push the file itself again.
+
+    \b
+      edge-qprompt rollback flowers --server https://packs.example.org --key fleet
+      edge-qprompt rollback flowers --server https://packs.example.org --key fleet --to 3
+    """
+    from device_agent.catalogue import Catalogue, Limits
+    from device_agent.commands.push import lines
+    from device_agent.signer import Signer, describe, from_now, promote
+
+    signer = Signer(key)
+    with Catalogue(server, token, Limits(seconds=timeout)) as catalogue:
+        packs = catalogue.versions(name)
+        version = to or _before_current(catalogue, name, channel, packs)
+        if version not in packs:
+            raise ServerError(f"{name} has no version {version} on {catalogue.name}, it has {_listed(packs)}")
+        if (known := signer.signed(name, packs[version])) is None:
+            raise SignatureError(
+                f"{signer.log} does not show that this key has signed version {version} of {name}, pack {packs[version][:64]!r}: "
+                "if you have that pack, push it again, which gives it the same version"
+            )
+        issued, expiry = from_now(expires)
+        wanted = dataclasses.replace(known, channel=channel, version=version, issued=issued, expires=expiry)
+        facts = describe(*promote(catalogue, signer, wanted))
+    terminal.emit({"server": catalogue.name} | facts, as_json, lines)
+
+
+def _before_current(catalogue: Catalogue, name: str, channel: str, packs: dict[int, str]) -> int:
+    envelope = catalogue.newest(name, channel)
+    if envelope is None:
+        raise ServerError(f"channel {channel} of {name} points nowhere yet: push a pack first")
+    current = envelope.statement.version
+    if earlier := [version for version in packs if version < current]:
+        return max(earlier)
+    raise ServerError(
+        f"{channel} of {name} is version {current}, and there is none before it: choose with --to from {_listed(packs)}"
+    )
+
+
+def _listed(packs: dict[int, str]) -> str:
+    return ", ".join(map(str, sorted(packs)[-10:])) or "none"
