@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 from fastapi import Request
+from python_multipart.multipart import parse_options_header
 from starlette.datastructures import FormData
 from starlette.formparsers import MultiPartException
 from starlette.requests import ClientDisconnect
@@ -16,6 +17,7 @@ from server.problem import Problem
 from server.state import state_of
 
 MULTIPART = "multipart/form-data"
+UTF_8 = (b"utf-8", b"utf8")
 
 
 class Body:
@@ -52,8 +54,10 @@ class Body:
         """It as a form, whose files are removed at the end.
 
         Raises:
-            Problem: as `read`; 422 it is no form, or has too many parts.
+            Problem: as `read`; 415 it is in another character set; 422 it is no form, or has too many parts.
         """
+        if self._charset() not in UTF_8:
+            raise Problem(415, "a form is read as UTF-8: leave its charset out")
         try:
             form = await self._request.form(max_files=files, max_fields=fields, max_part_size=self._most)
         except (MultiPartException, KeyError, ValueError) as error:
@@ -70,6 +74,11 @@ class Body:
         """Give its room back."""
         self._state.body_bytes -= self._received
         self._received = 0
+
+    def _charset(self) -> bytes:
+        """Of a form's names and texts. Others than UTF-8 would do, but Python's punycode takes hours for a megabyte."""
+        _, options = parse_options_header(self._request.headers.get("content-type"))
+        return options.get(b"charset", UTF_8[0]).lower()
 
     async def _next(self) -> Message:
         limits = self._state.settings.limits

@@ -47,7 +47,9 @@ class PhotoEncoder:
         self._backbone, self._limits, self._metrics = backbone, limits, metrics
         # dynamic int8 takes its ranges from a whole batch: alone, a photo's features depend on nobody else's
         self._batch = 1 if backbone.precision == "int8" else limits.batch
-        self._decoders = ThreadPoolExecutor(os.cpu_count() or 1, "decode")
+        cores = os.cpu_count() or 1
+        self._decoders = ThreadPoolExecutor(cores, "decode")
+        self._free = asyncio.Semaphore(cores)  # decoders; so that waiting for one does not count as decoding
         self._encoder = ThreadPoolExecutor(1, "encode")
         self._waiting: list[_Waiting] = []
         self._places: Counter[str] = Counter()
@@ -82,9 +84,11 @@ class PhotoEncoder:
             Problem: 422 decoding takes too long.
         """
         loop = asyncio.get_running_loop()
-        decoding = loop.run_in_executor(self._decoders, self._decode, data, name)
+        await self._free.acquire()
+        decoding = self._decoders.submit(self._decode, data, name)
+        decoding.add_done_callback(lambda _: loop.call_soon_threadsafe(self._free.release))
         try:
-            pixels = await asyncio.wait_for(decoding, self._limits.decode_seconds)
+            pixels = await asyncio.wait_for(asyncio.wrap_future(decoding), self._limits.decode_seconds)
         except TimeoutError as error:
             raise Problem(
                 422, f"{name} takes longer than {self._limits.decode_seconds:g} s to decode: shrink the photo"

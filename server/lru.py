@@ -35,6 +35,9 @@ class Lru(Generic[K, V]):
     def __len__(self) -> int:
         return len(self._entries)
 
+    def __contains__(self, key: object) -> bool:
+        return key in self._entries
+
     def items(self) -> Iterator[tuple[K, Entry[V]]]:
         """All entries, the most recently used last."""
         return iter(tuple(self._entries.items()))

@@ -5,6 +5,7 @@ from __future__ import annotations
 from http import HTTPStatus
 from typing import Any
 
+import structlog
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from sqlalchemy.exc import InterfaceError, OperationalError
@@ -25,6 +26,8 @@ from edge_qprompt.errors import (
 
 MEDIA_TYPE = "application/problem+json"
 AWAY_SECONDS = 5
+log = structlog.get_logger("edge_qprompt.server")
+FAILED = "the server failed at this: its log says more"
 STATUS: dict[type[EdgeQPromptError], int] = {
     NotFoundError: 404,
     ConflictError: 409,
@@ -61,6 +64,7 @@ def add_handlers(app: FastAPI) -> None:
     app.add_exception_handler(HTTPException, _http)
     app.add_exception_handler(RequestValidationError, _invalid)
     app.add_exception_handler(EdgeQPromptError, _refused)
+    app.add_exception_handler(Exception, _failed)
     for away in (OperationalError, InterfaceError, PoolTimeout):
         app.add_exception_handler(away, _away)
 
@@ -90,7 +94,13 @@ async def _invalid(request: Request, error: Exception) -> JSONResponse:
 
 async def _refused(request: Request, error: Exception) -> JSONResponse:
     status = next((status for kind, status in STATUS.items() if isinstance(error, kind)), 500)
-    return response(status, str(error) if status < 500 else "the server failed at this: its log says more")
+    if status == 500:
+        log.error("failed", path=request.url.path, exc_info=error)
+    return response(status, str(error) if status < 500 else FAILED)
+
+
+async def _failed(request: Request, error: Exception) -> JSONResponse:
+    return response(500, FAILED)
 
 
 async def _away(request: Request, error: Exception) -> JSONResponse:

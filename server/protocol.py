@@ -1,6 +1,7 @@
-"""HTTP/1.1 on a socket: uvicorn's h11, which bounds the size of a request's head, with a deadline for it.
+"""HTTP/1.1 on a socket: uvicorn's h11, which bounds the size of a request's head, with deadlines in both directions.
 
-uvicorn waits for ever for a head that comes byte by byte; its faster parser, httptools, does not bound it either.
+uvicorn waits for ever for a head that comes byte by byte, and for a client that does not take its answer; its faster
+parser, httptools, does not bound a head either. Both read a body in chunks of a byte to its end, and do nothing else meanwhile.
 """
 
 from __future__ import annotations
@@ -8,18 +9,46 @@ from __future__ import annotations
 import asyncio
 from typing import Any
 
+import h11
 from uvicorn.protocols.http.h11_impl import H11Protocol
+
+from server import problem
 
 HEAD_SECONDS = 10.0
 MAX_HEAD_BYTES = 16 << 10
+MAX_PIECES = 10_000  # of a body: a chunk of one byte takes as long as one of many thousand
+TAKE_SECONDS = 20.0
+TAKE_BYTES = 80_000  # of an answer that a client takes in that time, or it is hung up on: 4 kB/s
+MAX_UNSENT_BYTES = 64 << 20  # of answers that clients have not taken, all together
+FULL = problem.response(503, "too many connections are open: try again", {"Retry-After": "5", "Connection": "close"})
+
+
+class _Parser(h11.Connection):
+    """h11 for bodies that do not come in crumbs."""
+
+    _pieces = 0
+
+    def next_event(self) -> Any:
+        event = super().next_event()
+        if isinstance(event, h11.Data):
+            self._pieces += 1
+            if self._pieces > MAX_PIECES:
+                raise h11.RemoteProtocolError(f"a body in more than {MAX_PIECES} pieces")
+        elif isinstance(event, h11.Request):
+            self._pieces = 0
+        return event
 
 
 class DeadlineProtocol(H11Protocol):
-    """Closes a connection whose request's head is not complete in time."""
+    """Closes connections whose head does not come, or whose answer is not taken, in time."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
+        self.conn = _Parser(h11.SERVER, MAX_HEAD_BYTES)
+        self._most, self.limit_concurrency = self.limit_concurrency, None  # uvicorn's own refusal says not when to come back
         self._head: asyncio.TimerHandle | None = None
+        self._taking: asyncio.TimerHandle | None = None
+        self._unsent = 0
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """A new connection owes us a head."""
@@ -30,16 +59,39 @@ class DeadlineProtocol(H11Protocol):
         """Some bytes; between requests they begin the next head."""
         if self._idle():
             self._expect()
+            self.app = FULL if self._most and len(self.connections) > self._most else self.config.loaded_app
         super().data_received(data)
         if not self._idle() and self._head is not None:
             self._head.cancel()
             self._head = None
 
+    def pause_writing(self) -> None:
+        """The client takes its answer more slowly than it is written."""
+        super().pause_writing()
+        self._expect_taken()
+        self._make_room()
+
+    def send_400_response(self, msg: str) -> None:
+        """What cannot be read; it may come when the answer is on its way already, and the app must not send another."""
+        if self.cycle is not None:
+            self.cycle.disconnected = True
+        if self.conn.our_state in (h11.IDLE, h11.SEND_RESPONSE):
+            super().send_400_response(msg)
+        else:
+            self.transport.close()
+
+    def on_response_complete(self) -> None:
+        """All of an answer is written, though perhaps not taken."""
+        super().on_response_complete()
+        if self.transport.get_write_buffer_size():
+            self._expect_taken()
+
     def connection_lost(self, exc: Exception | None) -> None:
         """The end."""
         super().connection_lost(exc)
-        if self._head is not None:
-            self._head.cancel()
+        for timer in (self._head, self._taking):
+            if timer is not None:
+                timer.cancel()
 
     def _idle(self) -> bool:
         return self.cycle is None or self.cycle.response_complete
@@ -52,3 +104,27 @@ class DeadlineProtocol(H11Protocol):
         self._head = None
         if self._idle() and not self.transport.is_closing():
             self.transport.close()
+
+    def _expect_taken(self) -> None:
+        if self._taking is None:
+            self._unsent = self.transport.get_write_buffer_size()
+            self._taking = self.loop.call_later(TAKE_SECONDS, self._look)
+
+    def _look(self) -> None:
+        """Hang up on a client that took too little."""
+        self._taking = None
+        left = self.transport.get_write_buffer_size()
+        if left > self._unsent - TAKE_BYTES and left:
+            self.transport.abort()
+        elif left:
+            self._expect_taken()
+
+    def _make_room(self) -> None:
+        """Hang up on those who have been slow for longest, if all together leave too much untaken."""
+        slow = [each for each in self.connections if isinstance(each, DeadlineProtocol) and each._taking is not None]
+        unsent = sum(each.transport.get_write_buffer_size() for each in slow)
+        for each in sorted(slow, key=lambda each: each._taking.when() if each._taking else 0):
+            if unsent <= MAX_UNSENT_BYTES:
+                return
+            unsent -= each.transport.get_write_buffer_size()
+            each.transport.abort()

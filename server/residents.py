@@ -7,8 +7,9 @@ features are computed on a thread of their own: whoever needs a new pack waits f
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
 from dataclasses import dataclass
 
 from starlette.concurrency import run_in_threadpool
@@ -22,8 +23,9 @@ from server.metrics import Metrics
 from server.problem import Problem
 from server.settings import Limits
 
-STACKS = 4  # combinations of tasks that are kept stacked
+GATHERING = 2  # requests that wait for packs at once, since each holds those that it has; the thread is one
 LABEL_BYTES = 64  # of a name and its place, about
+STACK_BYTES = 4096  # of a combination of tasks, beside its class features
 
 
 @dataclass(frozen=True)
@@ -49,7 +51,8 @@ class Residents:
         self.kept: Lru[Key, Classifier] = Lru(limits.residents_bytes)
         self._packs: Lru[str, bytes] = Lru(limits.packs_bytes)
         self._coming: dict[Key, asyncio.Task[Classifier]] = {}
-        self._stacks: dict[tuple[tuple[str, Key], ...], Tasks] = {}
+        self._stacks: Lru[tuple[tuple[str, Key], ...], Tasks] = Lru(limits.residents_bytes)
+        self._gathering = asyncio.Semaphore(GATHERING)
         self._thread = ThreadPoolExecutor(1, "text")
 
     async def pack(self, pack_id: str) -> bytes:
@@ -86,21 +89,36 @@ class Residents:
         return await asyncio.shield(self._coming[key])  # others may wait for it too
 
     async def tasks(self, targets: Sequence[Target], labels: tuple[str, ...]) -> Tasks:
-        """All targets as one classifier, each under its task's name."""
+        """All targets as one classifier, each under its task's name.
+
+        Raises:
+            Problem: 422 they would not fit into memory; 503 too many are waiting.
+        """
         names = tuple((target.task, Key(target.pack, labels)) for target in targets)
-        classifiers = [await self.classifier(key) for _, key in names]
-        if (stack := self._stacks.pop(names, None)) is None:
+        here = all(key in self.kept for _, key in names)
+        async with nullcontext() if here else self._gathering:
+            classifiers = await self._gather(key for _, key in names)
+        if (stack := self._stacks.get(names)) is None:
             stack = Tasks(self._backbone)
             for (name, _), classifier in zip(names, classifiers, strict=True):
                 stack.add(name, classifier)
-        self._stacks[names] = stack
-        if len(self._stacks) > STACKS:
-            del self._stacks[next(iter(self._stacks))]
+            self._stacks.put(names, stack, STACK_BYTES + 2 * sum(map(_size, classifiers)))  # its own copy, and theirs
         return stack
 
     def close(self) -> None:
         """End the thread."""
         self._thread.shutdown(cancel_futures=True)
+
+    async def _gather(self, keys: Iterable[Key]) -> list[Classifier]:
+        found, size, most = [], 0, self._limits.residents_bytes
+        for key in keys:
+            found.append(await self.classifier(key))
+            size += _size(found[-1])
+            if size > most:
+                raise Problem(
+                    422, f"these tasks take more than {most} bytes of memory, the limit: name fewer, or raise --cache-mb"
+                )
+        return found
 
     async def _load(self, key: Key, pack: Pack | None) -> Classifier:
         try:
@@ -108,9 +126,13 @@ class Residents:
             labels = tuple(dict.fromkeys((*(pack.class_names or ()), *key.labels)))
             make = asyncio.get_running_loop().run_in_executor
             classifier = await make(self._thread, Classifier, self._backbone, pack, labels)
-            self.kept.put(key, classifier, classifier.class_features.nbytes + LABEL_BYTES * len(classifier.labels))
+            self.kept.put(key, classifier, _size(classifier))
             self._metrics.residents.set(len(self.kept))
             self._metrics.resident_bytes.set(self.kept.size)
             return classifier
         finally:
             del self._coming[key]
+
+
+def _size(classifier: Classifier) -> int:
+    return classifier.class_features.nbytes + LABEL_BYTES * len(classifier.labels)

@@ -22,6 +22,7 @@ class Limits:
         tasks: tasks a request may name.
         labels: class names a request may add.
         label_chars: characters of such a name.
+        added: class names that a request may add to all its tasks together; each takes a run of the text encoder.
         top: labels a task that are answered.
         report_bytes: of the report that comes with a pack.
         pending_images: photos that wait for the encoder; more is 503.
@@ -43,6 +44,7 @@ class Limits:
     tasks: int = 1000
     labels: int = 64
     label_chars: int = 100
+    added: int = 4096
     top: int = 100
     report_bytes: int = 256 << 10
     pending_images: int = 64

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import pwd
+import re
 import shutil
 import signal
 import socket
@@ -63,6 +64,17 @@ class LiveServer:
         server = cls(f"http://127.0.0.1:{port}", str(store), process, log)
         wait_until(f"{server.url}/{'readyz' if ready else 'healthz'}", process, log)
         return server
+
+    @property
+    def port(self) -> int:
+        return int(self.url.rpartition(":")[2])
+
+    def memory_mb(self, what: str = "VmRSS") -> float:
+        """Resident size of the process in 10^6 bytes; VmHWM is its peak."""
+        status = Path(f"/proc/{self.process.pid}/status").read_text()
+        found = re.search(rf"{what}:\s*(\d+) kB", status)
+        assert found, status
+        return int(found[1]) * 1024 / 1e6
 
     def stop(self, how: signal.Signals = signal.SIGTERM) -> int:
         if self.process.poll() is None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import signal
+import sys
 import tempfile
 from typing import Any
 
@@ -34,6 +36,9 @@ GRACE_SECONDS = 30  # for what is under way when the server is asked to stop
     "--gate", type=click.FloatRange(0, 1), help="Refuse packs whose report states less held-out accuracy, 0 to 1, or none."
 )
 @click.option("--max-body-mb", type=click.IntRange(1), default=16, show_default=True, help="Of one request.")
+@click.option(
+    "--body-seconds", type=click.FloatRange(0.1), default=20.0, show_default=True, help="Until a request's body must be here."
+)
 @click.option("--max-megapixels", type=click.FloatRange(0.01), default=25.0, show_default=True, help="Of one photo.")
 @click.option("--cache-mb", type=click.IntRange(1), default=64, show_default=True, help="For packs that are ready to answer.")
 @click.option("--batch", type=click.IntRange(1), default=8, show_default=True, help="Photos encoded at once, at most.")
@@ -56,18 +61,19 @@ def command(host: str, port: int, workers: int, root_path: str, **options: Any) 
         from server.app import SETTINGS_VARIABLE, create_app
         from server.database import Database
         from server.log import UVICORN, set_up
-        from server.protocol import MAX_HEAD_BYTES, DeadlineProtocol
+        from server.protocol import DeadlineProtocol
     except ModuleNotFoundError as error:
         raise MissingExtraError(error.name or "the server", "server") from error
 
     settings = _settings(options)
     set_up()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))  # uvicorn raises it once more when all is done
     common: dict[str, Any] = {
         "host": host,
         "port": port,
         "root_path": root_path,
         "http": DeadlineProtocol,
-        "h11_max_incomplete_event_size": MAX_HEAD_BYTES,
+        "ws": "none",
         "limit_concurrency": settings.limits.connections,
         "timeout_graceful_shutdown": GRACE_SECONDS,
         "access_log": False,
@@ -91,6 +97,7 @@ def _settings(options: dict[str, Any]) -> Any:
     queue = options["queue"]
     limits = Limits(
         body_bytes=options["max_body_mb"] * MB,
+        body_seconds=options["body_seconds"],
         bodies_bytes=max(64, 2 * options["max_body_mb"]) * MB,
         pixels=int(options["max_megapixels"] * 1e6),
         residents_bytes=options["cache_mb"] * MB,

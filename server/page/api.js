@@ -24,6 +24,7 @@ export function serverUrl() {
 
 /** Fetch a path below this page's address.
  *
+ * options: method, body, type (of the body), token, signal, cache (as fetch has it; by default every answer is checked with the server).
  * A 401 asks for a token and goes on, unless `token` is given: then the caller asks.
  *
  * Returns the Response. Throws a Problem, or the AbortError of `signal`.
@@ -60,7 +61,7 @@ export async function newToken(problem) {
   });
 }
 
-async function once(path, { method = "GET", body, signal, token, type }) {
+async function once(path, { method = "GET", body, signal, token, type, cache = "no-cache" }) {
   const headers = {};
   const bearer = token ?? keptToken("read");
   if (bearer) headers.Authorization = `Bearer ${bearer}`;
@@ -69,7 +70,7 @@ async function once(path, { method = "GET", body, signal, token, type }) {
   const either = signal ? AbortSignal.any([signal, timeout]) : timeout;
   let response;
   try {
-    response = await fetch(path, { method, body, headers, signal: either, cache: "no-cache" });
+    response = await fetch(path, { method, body, headers, signal: either, cache });
   } catch (error) {
     throw signal?.aborted ? error : lost(timeout.aborted);
   }

@@ -8,6 +8,7 @@ import { forgetTokens, showForget } from "./token.js";
 
 const TITLE = "edge-qprompt";
 let view = new AbortController();
+let homeScroll = 0; // where the reader was on the first page
 
 /** Show what the address says; whatever the view before was waiting for is dropped. */
 function show({ moveFocus = true } = {}) {
@@ -15,13 +16,14 @@ function show({ moveFocus = true } = {}) {
   view = new AbortController();
   const { task, version } = parseHash(location.hash);
   const [home, page] = [document.getElementById("home"), document.getElementById("task")];
+  if (!home.hidden) homeScroll = scrollY;
   home.hidden = task !== null;
   page.hidden = task === null;
   document.title = task === null ? TITLE : `${task} \u00b7 ${TITLE}`;
   if (task === null) showTasks(view.signal);
   else showTask(page, task, version, view.signal);
   if (!moveFocus) return;
-  scrollTo(0, 0);
+  scrollTo(0, task === null ? homeScroll : 0);
   const heading = [...document.querySelectorAll("main h1")].find((each) => each.checkVisibility());
   (heading ?? document.getElementById("main")).focus({ preventScroll: true });
 }

@@ -5,7 +5,7 @@ import { count, percent, plural, short } from "./format.js";
 
 const SVG = "http://www.w3.org/2000/svg";
 const BINS = 32; // of a raw tensor's histogram
-const NUMBERED = 16; // most bars that carry a label
+const NAMED = 4; // most bars that carry their numbers
 const STRIP = 16384; // most weights that are drawn one by one
 const LEVELS = 16; // shades of a raw tensor
 const CURVE = { width: 600, height: 200 };
@@ -37,21 +37,23 @@ export function histogram(tensor) {
   const found = histogramOf(tensor);
   const all = found.reduce((sum, each) => sum + each.count, 0);
   const most = Math.max(...found.map((each) => each.count));
+  const named = found.length <= NAMED;
   const bars = found.map((each) => {
     const fill = el("span", { class: "column-fill" });
     fill.style.setProperty("--share", String(each.count / most));
-    const labels = found.length <= NUMBERED;
-    const share = labels && found.length <= 4 ? el("span", { class: "column-count" }, percent(each.count / all)) : null;
-    return el("div", { class: "column" }, el("div", { class: "column-space" }, share, fill),
-      labels && found.length <= 4 ? el("span", { class: "column-value" }, short(each.value)) : null);
+    return el("div", { class: "column" },
+      el("div", { class: "column-space" }, named && el("span", { class: "column-count" }, percent(each.count / all)), fill),
+      named && el("span", { class: "column-value" }, short(each.value)));
   });
-  const ends = found.length > 4 ? axis(short(found[0].value), short(found.at(-1).value)) : null;
+  const ends = [short(found[0].value), short(found.at(-1).value)];
   const what = tensor.indexes ? "codebook value" : "value";
   const caption = tensor.indexes ? "How many weights have each codebook value" : `How many weights have which value, in ${BINS} steps`;
-  const text = `Histogram: ${plural(all, "weight", "weights")} over ${found.length} ${what}s from ${short(found[0].value)} to ${short(found.at(-1).value)}`;
+  const text = `Histogram: ${plural(all, "weight", "weights")} over ${found.length} ${what}s from ${ends[0]} to ${ends[1]}`;
+  const picture = el("div", { class: "histogram", role: "img", "aria-label": text }, ...bars);
+  picture.style.setProperty("--columns", String(bars.length));
   return el("figure", { class: "chart" },
-    el("div", { class: "histogram", role: "img", "aria-label": text }, ...bars),
-    ends,
+    picture,
+    !named && axis(...ends),
     el("figcaption", {}, caption),
     el("details", {}, el("summary", {}, "As a table"), histogramTable(found, all, what, caption)));
 }

@@ -1,6 +1,7 @@
 /** Numbers and times as people read them, always from values that are checked first. */
 
 const COUNT = new Intl.NumberFormat("en");
+const SHARE = new Intl.NumberFormat("en", { minimumFractionDigits: 1, maximumFractionDigits: 1, roundingMode: "halfEven" }); // as Python
 const DAY = new Intl.DateTimeFormat("en-GB", { dateStyle: "medium", timeStyle: "short" });
 const SPAN = new Intl.RelativeTimeFormat("en", { numeric: "auto" });
 const SPANS = [["year", 31557600, 2], ["month", 2629800, 4], ["day", 86400, 1], ["hour", 3600, 1], ["minute", 60, 1]]; // and how many to begin with
@@ -14,7 +15,7 @@ export function numberOf(value) {
 
 /** 0.8125 as "81.2 %", as the command line prints it. */
 export function percent(share) {
-  return numberOf(share) === null ? NONE : `${(100 * share).toFixed(1)}${NO_BREAK}%`;
+  return numberOf(share) === null ? NONE : `${SHARE.format(100 * share)}${NO_BREAK}%`;
 }
 
 /** 1234 as "1,234". */

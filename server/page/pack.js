@@ -16,7 +16,7 @@ const ESSENTIAL_BELOW = 128;
 const TAGS = { 1: "template", 128: "classNames", 129: "namesDigest", 130: "provenance" };
 const METHODS = ["zero-shot", "coop", "qcoop"];
 const PRECISIONS = ["fp32", "int8"];
-const UNPRINTABLE = /[\u0000-\u001f\u007f-\u009f\u2028\u2029]/; // eslint-disable-line no-control-regex
+const UNPRINTABLE = /[\u0000-\u001f\u007f-\u009f\u2028\u2029]/;
 
 /** Whatever is wrong with the bytes. */
 export class PackError extends Error {}

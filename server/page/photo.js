@@ -19,6 +19,9 @@ export function photoPanel() {
   const panel = new PhotoPanel(parts);
   for (const input of [parts.choose, parts.camera]) {
     input.addEventListener("change", () => { panel.take(input.files); input.value = ""; });
+    input.addEventListener("keydown", (event) => { // it looks like a button, and not every browser opens it with Enter
+      if (event.key === "Enter") { event.preventDefault(); input.click(); }
+    });
   }
   parts["labels-form"].addEventListener("submit", (event) => { event.preventDefault(); panel.classify(); });
   acceptDrops(panel, parts.drop);
@@ -89,9 +92,11 @@ class PhotoPanel {
     } catch {
       throw new Problem(0, `${file.name} cannot be read. Is it a folder, or was it moved? Choose the photo again.`);
     }
+    const form = new FormData(); // not the bare bytes: so an error can name the file
+    form.append("image", file, file.name);
     const query = new URLSearchParams({ top: TOP });
     if (labels.length) query.set("labels", labels.join(","));
-    return askJson(`v1/classify?${query}`, { method: "POST", body: file, type: file.type || "application/octet-stream", signal });
+    return askJson(`v1/classify?${query}`, { method: "POST", body: form, signal });
   }
 
   #preview() {

@@ -102,7 +102,7 @@ function later(fill) {
 async function showPack(place, shown, signal) {
   try {
     if (!(shown.size <= MAX_BYTES)) throw new Error(`A pack has at most ${bytes(MAX_BYTES)}.`);
-    const response = await ask(`v1/packs/${encodeURIComponent(shown.pack)}`, { signal });
+    const response = await ask(`v1/packs/${encodeURIComponent(shown.pack)}`, { signal, cache: "default" });
     place.replaceChildren(packCard(readPack(await response.arrayBuffer()), shown));
   } catch (problem) {
     if (!signal.aborted) place.replaceChildren(problemBox("The pack cannot be shown", problem, () => showPack(place, shown, signal)));

@@ -95,6 +95,10 @@ async def classify(
                 targets = await run_in_threadpool(state.catalogue.targets, channel, fingerprint, wanted)
                 if not targets:
                     raise Problem(404, f"there is no task with a channel {channel} for this backbone: push a pack first")
+                if len(added) * len(targets) > (most := state.settings.limits.added):
+                    raise Problem(
+                        422, f"labels adds {len(added)} names to {len(targets)} tasks, more than {most}: name fewer tasks"
+                    )
                 tasks = await state.residents.tasks(targets, added)
             versions = {target.task: target.version for target in targets}
             images = []

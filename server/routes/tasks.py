@@ -25,6 +25,7 @@ from server.rows import accuracy_of
 from server.state import State, state_of
 
 FORM_BYTES = 64 << 10  # for boundaries and headers of a form's parts
+REPORT_LEVELS = 16  # of nested JSON; those of `adapt` have four
 PACK_TYPES = ("", "application/octet-stream", "application/vnd.edge-qprompt.pack", "application/x-www-form-urlencoded")
 
 router = APIRouter(prefix="/v1/tasks", tags=["tasks"])
@@ -103,16 +104,19 @@ def _report(text: str, most: int) -> dict[str, Any]:
     if len(text) > most:
         raise Problem(413, f"the report is larger than {most} bytes, the limit: leave the pictures out")
     try:
-        report = json.loads(text, parse_constant=_no_constant)
+        report = json.loads(text)
+        json.dumps(report, ensure_ascii=False, allow_nan=False).encode()  # neither NaN nor half a character can be answered
     except (ValueError, RecursionError) as error:
         raise Problem(422, "the report is not JSON: send what `adapt --json` printed") from error
-    if not isinstance(report, dict) or "\\u0000" in text:  # PostgreSQL's JSON takes no NUL
+    if not isinstance(report, dict) or not _is_flat(report, REPORT_LEVELS) or "\\u0000" in text:  # PostgreSQL takes no NUL
         raise Problem(422, "the report is not a JSON object that can be kept: send what `adapt --json` printed")
     return report
 
 
-def _no_constant(name: str) -> float:
-    raise ValueError(f"{name} is not JSON")
+def _is_flat(value: Any, levels: int) -> bool:
+    """Whether JSON is nested in at most so many levels."""
+    inner = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
+    return levels > 0 and all(_is_flat(each, levels - 1) for each in inner)
 
 
 def _gate(state: State, report: dict[str, Any] | None) -> None:
@@ -125,7 +129,7 @@ def _gate(state: State, report: dict[str, Any] | None) -> None:
 class Promotion(BaseModel):
     """What a channel should point at."""
 
-    model_config = ConfigDict(extra="forbid", json_schema_extra={"examples": [{"version": 2, "envelope": None}]})
+    model_config = ConfigDict(extra="forbid", strict=True, json_schema_extra={"examples": [{"version": 2, "envelope": None}]})
 
     version: int = Field(ge=1, le=1 << 31)
     envelope: dict[str, Any] | None = Field(
