@@ -8,11 +8,12 @@ import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 import structlog
 from fastapi import FastAPI
 from fastapi.staticfiles import StaticFiles
-from starlette.responses import FileResponse
+from starlette.responses import FileResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from edge_qprompt import __version__
@@ -38,6 +39,7 @@ HEADERS = (
 )
 DOCS = ("/docs", "/redoc", "/docs/oauth2-redirect")  # FastAPI's own pages load their script from a CDN
 METHODS = frozenset(("DELETE", "GET", "HEAD", "OPTIONS", "PATCH", "POST", "PUT"))  # anyone can invent more
+ASK_AGAIN = {"Cache-Control": "no-cache"}  # with its ETag, so that what has not changed is not sent again
 QUIET = ("/healthz", "/readyz", "/metrics")  # asked every few seconds
 log = structlog.get_logger("edge_qprompt.access")
 
@@ -71,15 +73,25 @@ def create_app(settings: ServerSettings) -> FastAPI:
     )
     for part in (tasks, packs, classify, operations):
         app.include_router(part.router)
-    app.mount("/static", StaticFiles(directory=PAGE), "static")
+    app.mount("/static", Static(directory=PAGE), "static")
 
     @app.get("/", include_in_schema=False)
     async def page() -> FileResponse:
-        return FileResponse(PAGE / "index.html", headers={"Cache-Control": "no-cache"})
+        return FileResponse(PAGE / "index.html", headers=ASK_AGAIN)
 
     problem.add_handlers(app)
     app.add_middleware(Observed, metrics=metrics)
     return app
+
+
+class Static(StaticFiles):
+    """The page's files, which a browser asks for again each time: after an upgrade they must fit together."""
+
+    def file_response(self, *args: Any, **kwargs: Any) -> Response:
+        """As of StaticFiles."""
+        response = super().file_response(*args, **kwargs)
+        response.headers.update(ASK_AGAIN)
+        return response
 
 
 def from_environment() -> FastAPI:

@@ -64,13 +64,13 @@ def serve(store: str, port: int) -> None:
     import uvicorn
 
     from server.app import create_app
-    from server.log import UVICORN, set_up
-    from server.protocol import DeadlineProtocol
+    from server.commands.serve import uvicorn_options
+    from server.log import set_up
     from server.settings import ServerSettings
 
     set_up()
-    app = create_app(ServerSettings(store, threads=1))
-    uvicorn.run(app, port=port, http=DeadlineProtocol, log_config=UVICORN, access_log=False)
+    settings = ServerSettings(store, threads=1)
+    uvicorn.run(create_app(settings), **uvicorn_options("127.0.0.1", port, settings.limits.connections))
 
 
 def say(what: str) -> None:

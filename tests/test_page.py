@@ -319,6 +319,20 @@ def test_the_policy_forbids_what_the_page_does_not_need(browser: Browser, sites:
     assert stopped == "script-src-attr"
 
 
+def test_the_page_works_under_a_path_of_a_proxy(open_page: OpenPage, sites: Sites) -> None:
+    page = open_page("about:blank")
+    outside = "http://proxy.test/vision"
+
+    def forward(route: Route) -> None:
+        route.fulfill(response=route.fetch(url=route.request.url.replace(outside, sites.full)))
+
+    page.route(f"{outside}/**", forward)
+    page.goto(f"{outside}/")
+    page.get_by_role("link", name=sites.task).click()
+    page.wait_for_selector(".strip")
+    assert f"edge-qprompt pull {sites.task} --server {outside} --trust" in page.locator("#task").inner_text()
+
+
 def test_all_modules_are_asked_for_at_once(page: Page) -> None:
     preloaded = page.locator("link[rel=modulepreload], script").evaluate_all("all => all.map(each => each.href || each.src)")
     loaded = page.evaluate("performance.getEntriesByType('resource').map(each => each.name).filter(name => name.endsWith('.js'))")

@@ -81,6 +81,19 @@ def test_curve_and_accuracies_are_the_reports(task_page: Page, sites: Sites) -> 
     assert shown["The prompt written by hand"] == percent(report["zero_shot_accuracy"])
 
 
+def test_losses_without_epochs_are_drawn_too(page: Page, sites: Sites) -> None:
+    def replace(route: Route) -> None:
+        task = api(sites.full, f"v1/tasks/{sites.task}")
+        report = {"loss_by_epoch": [4.0, 2.0, 1.0]}  # what a report without `losses` has
+        route.fulfill(json=task | {"versions": [version | {"report": report} for version in task["versions"]]})
+
+    page.route(f"**/v1/tasks/{sites.task}", replace)
+    page.get_by_role("link", name=sites.task).click()
+    curve = page.get_by_role("img", name="Loss while learning: 4.000 after epoch 1, 1.000 after epoch 3")
+    curve.wait_for()
+    assert curve.locator(".curve-line").get_attribute("points") == "0.0,0.0 300.0,133.3 600.0,200.0"
+
+
 def test_bytes_add_up(task_page: Page, sites: Sites) -> None:
     pack = pack_of(sites, stable_version(sites))
     card = task_page.get_by_role("region", name="What is in the pack")

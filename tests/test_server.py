@@ -422,7 +422,8 @@ def test_page_and_headers(api: Api) -> None:
     assert page.headers["content-type"].startswith("text/html")
     assert "default-src 'none'" in page.headers["content-security-policy"]
     assert page.headers["x-content-type-options"] == "nosniff"
-    assert api.client.get("/static/app.js").status_code == 200
+    script = api.client.get("/static/app.js")
+    assert (script.status_code, script.headers["cache-control"]) == (200, "no-cache")
     assert api.client.get("/static/../app.py").status_code == 404
 
 

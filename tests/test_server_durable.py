@@ -16,7 +16,6 @@ from pathlib import Path
 from typing import Any
 
 import httpx
-import numpy as np
 import pytest
 from conftest import DEMO
 from lives import Lives
@@ -56,20 +55,28 @@ class Publisher(threading.Thread):
 
     Attributes:
         versions: of the packs that were acknowledged, in their order.
+        most: how many may be published by now.
+        cut: requests that a kill has met.
     """
 
     def __init__(self, url: str, secret: str, packs: list[bytes]) -> None:
         super().__init__(daemon=True)
         self._url, self._secret, self._packs = url, secret, packs
         self.versions: list[int] = []
+        self.most, self.cut = 0, 0
         self.refused: httpx.Response | None = None
 
     def run(self) -> None:
         with client(self._url, self._secret) as api:
             while len(self.versions) < len(self._packs):
                 try:
-                    answer = publish(api, "flowers", self._packs[len(self.versions)])
-                except httpx.TransportError:
+                    if len(self.versions) < self.most:
+                        answer = publish(api, "flowers", self._packs[len(self.versions)])
+                    else:
+                        time.sleep(0.001)
+                        continue
+                except httpx.TransportError as error:
+                    self.cut += not isinstance(error, httpx.ConnectError)
                     time.sleep(0.005)
                     continue
                 if answer.status_code not in (200, 201):
@@ -102,14 +109,14 @@ def test_what_was_acknowledged_survives_a_hundred_kills(nano: Backbone, tmp_path
         publisher.start()
         for kill in range(KILLS):
             lives.start()
-            done = len(publisher.versions)
+            done, publisher.most = len(publisher.versions), PACKS * (kill + 1) // KILLS
             if kill % 5:  # one in five dies while it starts
                 wait_open(api)
                 if done:
                     chosen = rng.randrange(done)
                     assert api.get(f"/v1/packs/{ids[chosen]}").content == packs[chosen]
                 pace = alive / done if done else 0.02
-                life = rng.uniform(0, 2.5) * pace * (PACKS - done) / (KILLS - kill)
+                life = rng.uniform(0, 1.5) * pace * (publisher.most - done)
                 alive += life
             else:
                 life = rng.uniform(0, 0.1)
@@ -118,12 +125,15 @@ def test_what_was_acknowledged_survives_a_hundred_kills(nano: Backbone, tmp_path
             assert publisher.refused is None, publisher.refused
         at_the_last_kill = len(publisher.versions)
         lives.start()
+        wait_open(api)
+        publisher.most = PACKS
         publisher.join(timeout=120)
         assert len(publisher.versions) == PACKS
         for pack_id, data in zip(ids, packs, strict=True):
             assert api.get(f"/v1/packs/{pack_id}").content == data
         listed = {row["version"]: row["pack"] for row in api.get("/v1/tasks/flowers").json()["versions"]}
-    assert at_the_last_kill > PACKS / 2  # the kills were spread over the publishing
+    assert at_the_last_kill > PACKS / 2  # the kills were spread over the publishing,
+    assert publisher.cut > KILLS / 10  # and met requests
     log = lives.log.read_text()
     assert "Traceback" not in log, log[log.index("Traceback") - 300 :][:3000]
     assert listed == dict(zip(publisher.versions, ids, strict=True))
@@ -236,7 +246,7 @@ def test_a_thousand_tasks_in_memory(nano: Backbone, tmp_path: Path) -> None:
     server = LiveServer.start(store, tmp_path)
     try:
         with httpx.Client(base_url=server.url, timeout=300) as api:
-            for _ in range(3):
+            for _ in range(20):
                 answer = api.post("/v1/classify?top=1", content=PHOTO.read_bytes())
                 assert len(answer.json()["images"][0]["tasks"]) == TASKS
             residents = api.get("/v1/residents").json()["residents"]
@@ -290,23 +300,22 @@ def test_every_answer_is_wholly_of_one_version(nano: Backbone, live: LiveServer)
 
 
 def test_a_stop_answers_what_was_accepted(live: LiveServer) -> None:
-    rng = np.random.default_rng(0)
-    with io.BytesIO() as file:
-        Image.fromarray(rng.integers(0, 255, (1500, 2000, 3), np.uint8)).save(file, "JPEG")
+    with io.BytesIO() as file, Image.open(PHOTO) as image:
+        image.convert("RGB").resize((4000, 4000)).save(file, "JPEG")  # a quarter of a second to decode
         large = file.getvalue()
-    form = [("image", (f"{i}.jpg", large)) for i in range(4)]
+    form = [("image", (f"{i}.jpg", large)) for i in range(2)]
     secret = token(live.store, "publish", "promote")
     with client(live.url, secret) as api:
         publish(api, "flowers", random_pack(Backbone.open("nano"), 1, 2))
         promote(api, "flowers", 1)
         with ThreadPoolExecutor(10) as pool:
             requests = [pool.submit(httpx.post, live.url + "/v1/classify", files=form, timeout=60) for _ in range(10)]
-            while "edge_qprompt_waiting_photos 40.0" not in api.get("/metrics").text:
+            while "edge_qprompt_waiting_photos 20.0" not in api.get("/metrics").text:
+                assert not any(each.done() for each in requests), "the photos are too little work for this machine"
                 time.sleep(0.01)
-            assert not any(each.done() for each in requests)
             live.process.send_signal(signal.SIGTERM)
             answers = [each.result() for each in requests]
-    assert [(answer.status_code, len(answer.json()["images"])) for answer in answers] == [(200, 4)] * 10
+    assert [(answer.status_code, len(answer.json()["images"])) for answer in answers] == [(200, 2)] * 10
     assert live.process.wait(timeout=30) == 0
     with pytest.raises(httpx.ConnectError):
         httpx.get(live.url + "/healthz")

@@ -60,26 +60,14 @@ def command(host: str, port: int, workers: int, root_path: str, **options: Any) 
 
         from server.app import SETTINGS_VARIABLE, create_app
         from server.database import Database
-        from server.log import UVICORN, set_up
-        from server.protocol import DeadlineProtocol
+        from server.log import set_up
     except ModuleNotFoundError as error:
         raise MissingExtraError(error.name or "the server", "server") from error
 
     settings = _settings(options)
     set_up()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))  # uvicorn raises it once more when all is done
-    common: dict[str, Any] = {
-        "host": host,
-        "port": port,
-        "root_path": root_path,
-        "http": DeadlineProtocol,
-        "ws": "none",
-        "limit_concurrency": settings.limits.connections,
-        "timeout_graceful_shutdown": GRACE_SECONDS,
-        "access_log": False,
-        "server_header": False,
-        "log_config": UVICORN,
-    }
+    common = uvicorn_options(host, port, settings.limits.connections, root_path)
     if workers == 1:
         uvicorn.run(create_app(settings), **common)
         return
@@ -89,6 +77,25 @@ def command(host: str, port: int, workers: int, root_path: str, **options: Any) 
         Database(settings.store).close()  # what is wrong is said once, not by every worker
         Backbone.open(settings.backbone, settings.precision, settings.threads, settings.providers)
         uvicorn.run("server.app:from_environment", factory=True, workers=workers, **common)
+
+
+def uvicorn_options(host: str, port: int, connections: int, root_path: str = "") -> dict[str, Any]:
+    """How uvicorn runs the app."""
+    from server.log import UVICORN
+    from server.protocol import DeadlineProtocol
+
+    return {
+        "host": host,
+        "port": port,
+        "root_path": root_path,
+        "http": DeadlineProtocol,
+        "ws": "none",
+        "limit_concurrency": connections,
+        "timeout_graceful_shutdown": GRACE_SECONDS,
+        "access_log": False,
+        "server_header": False,
+        "log_config": UVICORN,
+    }
 
 
 def _settings(options: dict[str, Any]) -> Any:

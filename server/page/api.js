@@ -24,7 +24,8 @@ export function serverUrl() {
 
 /** Fetch a path below this page's address.
  *
- * options: method, body, type (of the body), token, signal, cache (as fetch has it; by default every answer is checked with the server).
+ * options: method, body, type (of the body), token, signal, cache (as fetch has it; by default every answer is checked with the
+ * server).
  * A 401 asks for a token and goes on, unless `token` is given: then the caller asks.
  *
  * Returns the Response. Throws a Problem, or the AbortError of `signal`.

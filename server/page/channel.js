@@ -2,7 +2,7 @@
 
 import { askJson } from "./api.js";
 import { el, facts, section } from "./dom.js";
-import { ago, count, numberOf, time } from "./format.js";
+import { ago, count, dateOf, numberOf, time } from "./format.js";
 import { problemBox } from "./problem.js";
 
 /** The card; it loads the envelope itself where there is one. */
@@ -21,7 +21,8 @@ async function fill(place, name, stable, signal) {
     const envelope = await askJson(`v1/tasks/${encodeURIComponent(name)}/channels/stable`, { signal });
     place.replaceChildren(...contents(readEnvelope(envelope), stable));
   } catch (problem) {
-    if (!signal.aborted) place.replaceChildren(problemBox("The channel cannot be shown", problem, () => fill(place, name, stable, signal)));
+    if (signal.aborted) return;
+    place.replaceChildren(problemBox("The channel cannot be shown", problem, () => fill(place, name, stable, signal)));
   } finally {
     place.setAttribute("aria-busy", "false");
   }
@@ -40,8 +41,8 @@ export function readEnvelope(envelope) {
 }
 
 function contents({ statement, keys }, stable) {
-  const expires = new Date(typeof statement.expires === "string" ? statement.expires : NaN);
-  const over = expires.getTime() < Date.now();
+  const expires = dateOf(statement.expires);
+  const over = expires !== null && expires.getTime() < Date.now();
   const signed = keys.length > 0;
   return [
     el("p", { class: "state" }, el("span", { class: signed ? "chip accent" : "chip warn" }, signed ? "signed" : "not signed"),
@@ -50,7 +51,7 @@ function contents({ statement, keys }, stable) {
       ["Version", `version ${count(statement.version)}`],
       ["Statement", `number ${count(statement.serial)}`],
       ["Issued", time(statement.issued, { exact: true })],
-      ["Expires", time(statement.expires, { exact: true }), Number.isNaN(expires.getTime()) ? "" : el("span", { class: "soft" }, ` ${ago(expires)}`)],
+      ["Expires", time(statement.expires, { exact: true }), el("span", { class: "soft" }, expires && ` ${ago(expires)}`)],
       stable.moved ? ["Moved", time(stable.moved, { exact: true })] : null,
       signed ? ["Key", ...keys.flatMap((key, i) => [i ? ", " : "", el("code", {}, key)])] : null,
     ]),

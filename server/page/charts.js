@@ -2,6 +2,7 @@
 
 import { el, table } from "./dom.js";
 import { count, percent, plural, short } from "./format.js";
+import { scalarsOf } from "./pack.js";
 
 const SVG = "http://www.w3.org/2000/svg";
 const BINS = 32; // of a raw tensor's histogram
@@ -47,7 +48,7 @@ export function histogram(tensor) {
   });
   const ends = [short(found[0].value), short(found.at(-1).value)];
   const what = tensor.indexes ? "codebook value" : "value";
-  const caption = tensor.indexes ? "How many weights have each codebook value" : `How many weights have which value, in ${BINS} steps`;
+  const caption = `How many weights have ${tensor.indexes ? "each codebook value" : `which value, in ${BINS} steps`}`;
   const text = `Histogram: ${plural(all, "weight", "weights")} over ${found.length} ${what}s from ${ends[0]} to ${ends[1]}`;
   const picture = el("div", { class: "histogram", role: "img", "aria-label": text }, ...bars);
   picture.style.setProperty("--columns", String(bars.length));
@@ -65,13 +66,13 @@ function histogramTable(found, all, what, caption) {
     found.map((each) => [short(each.value), count(each.count), percent(each.count / all)])));
 }
 
-function axis(left, right) {
-  return el("div", { class: "axis", "aria-hidden": "true" }, el("span", {}, left), el("span", {}, right));
+function axis(left, right, kind = "") {
+  return el("div", { class: `axis ${kind}`.trim(), "aria-hidden": "true" }, el("span", {}, left), el("span", {}, right));
 }
 
 /** Every weight of a prompt as a small square, the darker the higher its value; null for one too large to draw. */
 export function strip(tensor) {
-  const scalars = tensor.shape.reduce((product, n) => product * n, 1);
+  const scalars = scalarsOf(tensor);
   if (scalars > STRIP) return null;
   const tokens = tensor.shape.length > 1 ? tensor.shape[0] : 1;
   const width = scalars / tokens;
@@ -85,7 +86,8 @@ export function strip(tensor) {
     const y = token * (lines + 1) + Math.floor(place / columns);
     paths.set(level, `${paths.get(level) ?? ""}M${place % columns} ${y}h1v1h-1z`);
   });
-  const drawn = [...paths].filter(([level]) => level > 0).map(([level, d]) => svg("path", { d, "fill-opacity": level.toFixed(3) }));
+  paths.delete(0);
+  const drawn = [...paths].map(([level, d]) => svg("path", { d, "fill-opacity": level.toFixed(3) }));
   const height = tokens * (lines + 1) - 1;
   const text = `All ${count(scalars)} weights of the prompt as squares: ${plural(tokens, "token", "tokens")} of width ${width}`;
   return svg("svg", { class: "strip", viewBox: `0 0 ${columns} ${height}`, role: "img", "aria-label": text }, ...rows, ...drawn);
@@ -108,16 +110,17 @@ export function curve(points) {
   const y = (loss) => (((top - loss) / (top - bottom || 1)) * CURVE.height).toFixed(1);
   const line = points.map(([epoch, loss]) => `${x(epoch)},${y(loss)}`);
   const area = `0,${CURVE.height} ${line.join(" ")} ${CURVE.width},${CURVE.height}`;
-  const grid = [0.25, 0.5, 0.75].map((part) => svg("line", { x1: 0, x2: CURVE.width, y1: part * CURVE.height, y2: part * CURVE.height, class: "curve-grid" }));
+  const grid = [0.25, 0.5, 0.75].map((part) => part * CURVE.height);
   const text = `Loss while learning: ${short(losses[0])} after epoch ${first}, ${short(losses.at(-1))} after epoch ${last}`;
-  const picture = svg("svg", { class: "curve", viewBox: `0 0 ${CURVE.width} ${CURVE.height}`, preserveAspectRatio: "none", role: "img", "aria-label": text },
-    ...grid,
+  const viewBox = `0 0 ${CURVE.width} ${CURVE.height}`;
+  const picture = svg("svg", { class: "curve", viewBox, preserveAspectRatio: "none", role: "img", "aria-label": text },
+    ...grid.map((at) => svg("line", { x1: 0, x2: CURVE.width, y1: at, y2: at, class: "curve-grid" })),
     svg("polygon", { points: area, class: "curve-area" }),
     svg("polyline", { points: line.join(" "), class: "curve-line" }));
   return el("figure", { class: "chart" },
     el("div", { class: "curve-frame" },
       el("div", { class: "curve-axis", "aria-hidden": "true" }, el("span", {}, short(top)), el("span", {}, short(bottom))),
       picture),
-    el("div", { class: "axis curve-epochs", "aria-hidden": "true" }, el("span", {}, `epoch ${first}`), el("span", {}, `epoch ${last}`)),
+    axis(`epoch ${first}`, `epoch ${last}`, "curve-epochs"),
     el("figcaption", {}, `Loss while learning: ${short(losses[0])} at first, ${short(losses.at(-1))} at the end`));
 }

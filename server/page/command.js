@@ -27,7 +27,10 @@ export function command(purpose, line) {
     said.textContent = done ? "Copied" : "Selected: copy it with Control and C";
     setTimeout(() => { copy.textContent = "Copy"; said.textContent = ""; }, SHOWN_MS);
   });
-  return el("div", { class: "command" }, el("p", { class: "purpose" }, purpose), el("div", { class: "line" }, el("pre", {}, code), copy), said);
+  return el("div", { class: "command" },
+    el("p", { class: "purpose" }, purpose),
+    el("div", { class: "line" }, el("pre", {}, code), copy),
+    said);
 }
 
 /** The clipboard where the browser gives it (https and localhost), else the old way; false leaves the text selected. */

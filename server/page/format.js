@@ -1,10 +1,15 @@
 /** Numbers and times as people read them, always from values that are checked first. */
 
 const COUNT = new Intl.NumberFormat("en");
-const SHARE = new Intl.NumberFormat("en", { minimumFractionDigits: 1, maximumFractionDigits: 1, roundingMode: "halfEven" }); // as Python
+const SHARE = new Intl.NumberFormat("en", {
+  minimumFractionDigits: 1,
+  maximumFractionDigits: 1,
+  roundingMode: "halfEven", // as Python, so that page and command line agree
+});
 const DAY = new Intl.DateTimeFormat("en-GB", { dateStyle: "medium", timeStyle: "short" });
 const SPAN = new Intl.RelativeTimeFormat("en", { numeric: "auto" });
-const SPANS = [["year", 31557600, 2], ["month", 2629800, 4], ["day", 86400, 1], ["hour", 3600, 1], ["minute", 60, 1]]; // and how many to begin with
+// seconds of each unit, and how many of it there must be to count in it
+const SPANS = [["year", 31557600, 2], ["month", 2629800, 4], ["day", 86400, 1], ["hour", 3600, 1], ["minute", 60, 1]];
 const NO_BREAK = "\u00a0";
 export const NONE = "\u2013"; // en dash
 
@@ -44,10 +49,16 @@ export function duration(seconds) {
   return seconds < 120 ? plural(Math.ceil(seconds), "second", "seconds") : `${Math.ceil(seconds / 60)} minutes`;
 }
 
+/** The moment that a text like 2026-11-21T14:00:00Z says, or null for anything else. */
+export function dateOf(text) {
+  const date = new Date(typeof text === "string" ? text : NaN);
+  return Number.isNaN(date.getTime()) ? null : date;
+}
+
 /** A <time> element: "2 hours ago", or with `exact` the date and hour of the reader's own clock; anything else is a dash. */
 export function time(text, { exact = false } = {}) {
-  const date = new Date(typeof text === "string" ? text : NaN);
-  if (Number.isNaN(date.getTime())) return NONE;
+  const date = dateOf(text);
+  if (date === null) return NONE;
   const node = document.createElement("time");
   node.dateTime = date.toISOString();
   node.title = DAY.format(date);

@@ -39,7 +39,8 @@ function accuracies(report) {
     ["This pack, photos it learned from", held === null ? null : train, ""],
   ].filter(([, value]) => value !== null);
   if (!rows.length) return null;
-  const where = held === null ? "on the photos it learned from" : `on ${images ? plural(images, "photo", "photos") : "photos"} it did not learn from`;
+  const photos = images ? plural(images, "photo", "photos") : "photos";
+  const where = held === null ? "on the photos it learned from" : `on ${photos} it did not learn from`;
   return el("div", {}, el("p", { class: "soft" }, `Accuracy ${where}, as its publisher measured it`),
     el("ul", { class: "bars plain" }, ...rows.map(([what, value, kind]) => el("li", {},
       el("span", { class: "label" }, what), el("span", { class: "percent" }, percent(value)), bar(value, kind)))));

@@ -1,5 +1,6 @@
-/** Reads a pack (docs/pack-format.md) in the order of its last section: any bytes give a pack or a PackError.
+/** Reads a pack as docs/pack-format.md says, in the order of "Reading what nobody vouches for".
  *
+ * Any bytes at all give a pack or a PackError.
  * Symbols: N scalars in a tensor, b bits, K = 2^b values in a codebook.
  */
 
@@ -23,8 +24,9 @@ export class PackError extends Error {}
 
 /** Decode an ArrayBuffer.
  *
- * Returns {size, method, precision, fingerprint, tensors, sections, classNames, template, provenance}; a tensor has {role, bits,
- * shape, codebook, indexes, values, size, payload}: codebook and indexes are null in a raw one, values is null in a quantized one.
+ * Returns {size, method, precision, fingerprint, tensors, sections, classNames, template, namesDigest, provenance}; a tensor has
+ * {role, bits, shape, codebook, indexes, values, size, payload}: codebook and indexes are null in a raw one, values is null in a
+ * quantized one.
  */
 export function readPack(buffer) {
   const view = new DataView(buffer);
@@ -36,6 +38,11 @@ export function readPack(buffer) {
   check(crc32(new Uint8Array(buffer, 0, reader.end)) === view.getUint32(reader.end, true), "the checksum does not match");
   const tensors = spans.map((span) => readTensor(view, span));
   return { size: buffer.byteLength, ...head, tensors, ...readSections(reader) };
+}
+
+/** N of a tensor. */
+export function scalarsOf({ shape }) {
+  return shape.reduce((product, n) => product * n, 1);
 }
 
 function check(holds, otherwise) {
@@ -59,7 +66,8 @@ function readHead(view) {
 
 /** The offset of the next `count` bytes, which are stepped over. */
 function skip(reader, count, what) {
-  check(count <= reader.end - reader.at, `${what} needs ${count} bytes at offset ${reader.at}, ${reader.end - reader.at} are left`);
+  const left = reader.end - reader.at;
+  check(count <= left, `${what} needs ${count} bytes at offset ${reader.at}, ${left} are left`);
   reader.at += count;
   return reader.at - count;
 }
@@ -86,7 +94,7 @@ function readSpan(reader, room, name) {
   const shapeAt = skip(reader, 2 * dims, `the shape of ${name}`);
   const shape = Array.from({ length: dims }, (_, i) => view.getUint16(shapeAt + 2 * i, true));
   check(!shape.includes(0), `${name} has an empty dimension`);
-  const scalars = shape.reduce((product, n) => product * n, 1); // below 2^64: inexact there, yet far above the limit
+  const scalars = scalarsOf({ shape }); // below 2^64: inexact there, yet far above the limit
   check(scalars <= room, `${name} has more values than all tensors together can have`);
   const codebookAt = skip(reader, bits === RAW_BITS ? 0 : 2 * 2 ** bits, `the codebook of ${name}`);
   const dataAt = skip(reader, Math.ceil((bits * scalars) / 8), `the data of ${name}`);

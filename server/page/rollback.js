@@ -13,7 +13,8 @@ export function rollbackButton(task, version, done) {
     const moved = await askToken("promote", {
       title: `${label}?`,
       text: [
-        "This server answers with it at once. The page has no key, so the statement is unsigned: devices stay with what they have until ",
+        "This server answers with it at once. The page has no key, so the statement is unsigned: " +
+          "devices stay with what they have until ",
         `edge-qprompt rollback ${task.name} --to ${version} --key KEY`,
         " signs it. This takes a token with the scope promote.",
       ],

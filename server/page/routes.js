@@ -11,7 +11,10 @@ export function taskLink(name, version = null) {
 export function parseHash(hash) {
   const [, place, name, version] = hash.replace(/^#/, "").split("/");
   const task = place === "tasks" && name ? decode(name) : null;
-  return { task: task !== null && TASK.test(task) ? task : null, version: /^[1-9]\d{0,8}$/.test(version ?? "") ? Number(version) : null };
+  return {
+    task: task !== null && TASK.test(task) ? task : null,
+    version: /^[1-9]\d{0,8}$/.test(version ?? "") ? Number(version) : null,
+  };
 }
 
 function decode(text) {

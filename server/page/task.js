@@ -62,7 +62,13 @@ function cards(task, shown, signal, notice, again) {
   const left = [channelCard(task, signal), learningCard(shown)];
   const right = [later((place) => showPack(place, shown, signal)), namesCard(shown)];
   const columns = [left, right].map((cards) => el("div", { class: "stack" }, ...cards));
-  return [stats(task, shown), notice, versionsCard(task, shown, again), el("div", { class: "columns" }, ...columns), commandsCard(task)].filter(Boolean);
+  return [
+    stats(task, shown),
+    notice,
+    versionsCard(task, shown, again),
+    el("div", { class: "columns" }, ...columns),
+    commandsCard(task),
+  ].filter(Boolean);
 }
 
 function stats(task, shown) {
@@ -105,7 +111,8 @@ async function showPack(place, shown, signal) {
     const response = await ask(`v1/packs/${encodeURIComponent(shown.pack)}`, { signal, cache: "default" });
     place.replaceChildren(packCard(readPack(await response.arrayBuffer()), shown));
   } catch (problem) {
-    if (!signal.aborted) place.replaceChildren(problemBox("The pack cannot be shown", problem, () => showPack(place, shown, signal)));
+    if (signal.aborted) return;
+    place.replaceChildren(problemBox("The pack cannot be shown", problem, () => showPack(place, shown, signal)));
   }
 }
 
@@ -126,5 +133,7 @@ function commandsCard(task) {
     command("Get it on a device", `edge-qprompt pull ${name} --server ${word(server)} --trust KEY.pub --out ${name}.qpk`),
     command("Ask it about a photo", `curl --data-binary @new.jpg${bearer} ${url}`),
     older.length > 0 && command("Roll every device back", rollbackCommand(task, Math.max(...older))),
-    el("p", { class: "soft" }, "Tokens come from the environment variable ", el("code", {}, "EDGE_QPROMPT_TOKEN"), " or from ", el("code", {}, "--token"), "."));
+    el("p", { class: "soft" },
+      "Tokens come from the environment variable ", el("code", {}, "EDGE_QPROMPT_TOKEN"),
+      " or from ", el("code", {}, "--token"), "."));
 }

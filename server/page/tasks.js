@@ -75,21 +75,25 @@ function row(task) {
 }
 
 function accuracy(share) {
-  if (numberOf(share) === null) return [el("span", { "aria-hidden": "true" }, NONE), el("span", { class: "visually-hidden" }, "not measured")];
+  if (numberOf(share) === null) {
+    return [el("span", { "aria-hidden": "true" }, NONE), el("span", { class: "visually-hidden" }, "not measured")];
+  }
   return [el("span", { class: "percent" }, percent(share)), bar(share, "small")];
 }
 
 /** The way to the first task, as commands. */
 function emptyState() {
-  const server = word(serverUrl());
+  const push = `edge-qprompt push flowers.qpk --server ${word(serverUrl())} --task flowers`;
+  const steps = [
+    ["Learn from the photos", "edge-qprompt adapt photos/ --out flowers.qpk --json > flowers.json"],
+    ["Make the key that devices will trust, once", "edge-qprompt keygen --out KEY"],
+    ["On the server: a token to publish with", "edge-qprompt token create --store DIR --scope publish --scope promote"],
+    ["Send it here", `${push} --token TOKEN --key KEY --report flowers.json`],
+  ];
   return el("div", { class: "empty" },
     el("h1", { tabindex: "-1" }, "No task yet"),
     el("p", {}, "A task is learned where the photos are, and takes a few hundred bytes to send here. ",
       "Put some photos of each class in a folder of its own, then:"),
-    el("ol", { class: "steps" },
-      el("li", {}, command("Learn from the photos", "edge-qprompt adapt photos/ --out flowers.qpk --json > flowers.json")),
-      el("li", {}, command("Make the key that devices will trust, once", "edge-qprompt keygen --out KEY")),
-      el("li", {}, command("On the server: a token to publish with", "edge-qprompt token create --store DIR --scope publish --scope promote")),
-      el("li", {}, command("Send it here", `edge-qprompt push flowers.qpk --server ${server} --task flowers --token TOKEN --key KEY --report flowers.json`))),
+    el("ol", { class: "steps" }, ...steps.map(([purpose, line]) => el("li", {}, command(purpose, line)))),
     button("Look again", { class: "button" }, () => showTasks(new AbortController().signal)));
 }
