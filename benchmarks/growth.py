@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import statistics
 import subprocess
 import sys
@@ -29,7 +28,6 @@ def child(weights: Path, classes: int, memory: int, rounds: int) -> dict[str, An
     import numpy as np
     import torch
     import torch.nn.functional as F
-    from memory import tree_mb
     from reference_tower import VIT_B_32
 
     from device_agent.commands.adapt import peak_memory_mb
@@ -59,7 +57,7 @@ def child(weights: Path, classes: int, memory: int, rounds: int) -> dict[str, An
         "classes": classes,
         "tokens": len(suffixes.vectors),
         "seconds": statistics.median(seconds[1:]),
-        "peak_mb": max(peak_memory_mb(), tree_mb(os.getpid())),  # activations stay, so the tree is at its largest now
+        "peak_mb": peak_memory_mb(),
         "chunks": len(fused._chunks),
         "kept": len(fused._memory),
     }
@@ -79,7 +77,7 @@ def plot(rows: list[dict[str, Any]], path: Path) -> None:
     left.loglog(classes, [slope * c for c in classes], "--", color="grey", label="proportional")
     left.set(xlabel="classes", ylabel="seconds", title="Time of a step, ViT-B/32 text tower")
     left.legend()
-    right.loglog(classes, [r["peak_mb"] for r in rows], "o-", color="tab:orange", label="all processes of it")
+    right.loglog(classes, [r["peak_mb"] for r in rows], "o-", color="tab:orange", label="whole process")
     right.axhline(1500, linestyle="--", color="grey", label="1.5 GB")
     right.set(xlabel="classes", ylabel="MB", title="Peak memory", ylim=(100, 3000))
     right.legend()

@@ -24,7 +24,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from memory import tree_mb
 from timing import publish
 
 DEMO = Path(__file__).parent.parent / "edge_qprompt" / "data" / "fashion_mnist"
@@ -42,17 +41,15 @@ class Ended:
         out: its stdout.
         seconds: from start to end.
         peak_mb: largest resident size, 10^6 bytes.
-        tree_mb: largest size of it and the processes that it forked, as seen every 50 ms; what they share counts once.
     """
 
     out: str
     seconds: float
     peak_mb: float
-    tree_mb: float
 
 
-def run(command: Sequence[str | Path], cache: Path, *, watch: bool = False) -> Ended:
-    """Run a command to its end, with a cache folder of its own; `watch` looks at the memory of its children too.
+def run(command: Sequence[str | Path], cache: Path) -> Ended:
+    """Run a command to its end, with a cache folder of its own.
 
     Raises:
         SystemExit: it failed.
@@ -63,19 +60,13 @@ def run(command: Sequence[str | Path], cache: Path, *, watch: bool = False) -> E
         environment = {**os.environ, "EDGE_QPROMPT_CACHE": str(cache)}
         actions = [(os.POSIX_SPAWN_DUP2, out.fileno(), 1)]
         child = os.posix_spawn(str(command[0]), [str(part) for part in command], environment, file_actions=actions)
-        tree, pid = 0.0, 0
-        while watch and not pid:
-            tree = max(tree, tree_mb(child))
-            time.sleep(0.05)
-            pid, status, usage = os.wait4(child, os.WNOHANG)
-        if not watch:
-            _, status, usage = os.wait4(child, 0)
+        _, status, usage = os.wait4(child, 0)
         seconds = time.perf_counter() - start
         out.seek(0)
         text = out.read()
     if code := os.waitstatus_to_exitcode(status):
         raise SystemExit(f"{' '.join(map(str, command))} ended with {code}")
-    return Ended(text, seconds, usage.ru_maxrss * MAXRSS_UNIT / 1e6, tree)
+    return Ended(text, seconds, usage.ru_maxrss * MAXRSS_UNIT / 1e6)
 
 
 def few_photos(folder: Path, each: int) -> Path:
@@ -115,13 +106,11 @@ def measure_adapt(work: Path, backbone: Path, shots: int, epochs: int, rounds: i
     """`adapt` on ViT-B/32 with an empty cache each time: photos encoded, a prompt learned, the pack checked."""
     photos = few_photos(work / "photos", shots)
     options = ("--backbone", backbone, "--shots", str(shots), "--epochs", str(epochs), "--json")
-    command = [*COMMAND, "adapt", photos, *options]
-    runs = [run([*command, "--out", work / f"{i}.qpk"], work / f"cache-{i}", watch=True) for i in range(rounds)]
+    runs = [run([*COMMAND, "adapt", photos, "--out", work / f"{i}.qpk", *options], work / f"cache-{i}") for i in range(rounds)]
     return {
         "adapt_seconds": statistics.median(ended.seconds for ended in runs),
         "adapt_peak_mb": statistics.median(ended.peak_mb for ended in runs),
-        "adapt_largest_peak_mb": max(max(ended.peak_mb, ended.tree_mb) for ended in runs),
-        "adapt_tree_mb": statistics.median(ended.tree_mb for ended in runs),
+        "adapt_largest_peak_mb": max(ended.peak_mb for ended in runs),
         "adapt_own_peak_mb": statistics.median(json.loads(ended.out)["peak_memory_mb"] for ended in runs),
     }
 
@@ -145,14 +134,13 @@ def main() -> None:
         print(json.dumps(r))
         return
     lines = [
-        "| command | time | over `import numpy` | peak memory | with its children | largest | own report |",
-        "|---|---|---|---|---|---|---|",
-        f"| import numpy | {r['import_numpy_seconds']:.2f} s | 1 | {r['import_numpy_peak_mb']:.0f} MB | | | |",
+        "| command | time | over `import numpy` | peak memory | largest | own report |",
+        "|---|---|---|---|---|---|",
+        f"| import numpy | {r['import_numpy_seconds']:.2f} s | 1 | {r['import_numpy_peak_mb']:.0f} MB | | |",
         f"| classify, nano, one photo | {r['classify_seconds']:.2f} s | {r['classify_over_import_numpy']:.1f} "
-        f"| {r['classify_peak_mb']:.0f} MB | | | |",
+        f"| {r['classify_peak_mb']:.0f} MB | | |",
         f"| adapt, ViT-B/32, {10 * args.shots} photos, {args.epochs} epochs | {r['adapt_seconds']:.1f} s | "
-        f"| {r['adapt_peak_mb']:.0f} MB | {r['adapt_tree_mb']:.0f} MB "
-        f"| {r['adapt_largest_peak_mb']:.0f} MB | {r['adapt_own_peak_mb']:.0f} MB |",
+        f"| {r['adapt_peak_mb']:.0f} MB | {r['adapt_largest_peak_mb']:.0f} MB | {r['adapt_own_peak_mb']:.0f} MB |",
     ]
     publish("start_up", lines, "onnxruntime", "torch", out=args.out)
 

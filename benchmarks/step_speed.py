@@ -10,7 +10,7 @@ runs it, frozen likewise, with torch's threads. All take turns; figures are rati
 names are distinct: Caltech-101's, then Oxford Flowers' (benchmarks/names.txt).
 
 The share of the matrix-product rate is the time of the step's own products, alone, with the same weights,
-shapes, processes and BLAS, over the time of the step.
+shapes, threads and BLAS, over the time of the step.
 """
 
 from __future__ import annotations
@@ -33,7 +33,6 @@ from torch import Tensor
 from edge_qprompt.learn.engine import has_bfloat16
 from edge_qprompt.learn.frozen import LowProduct
 from edge_qprompt.learn.fused import FusedTower
-from edge_qprompt.learn.team import Team
 from edge_qprompt.learn.threads import threads_for, torch_threads
 from edge_qprompt.prompts import name_tokens
 from edge_qprompt.speed import median_seconds
@@ -53,17 +52,18 @@ class Products:
     """The weight products of a fused step and nothing else."""
 
     def __init__(self, fused: FusedTower) -> None:
-        self._jobs = [list(self._of(rank, fused)) for rank in fused._ranks]
-        self._team = Team(fused.threads, self._run)
+        self._team, self._jobs = fused._team, [list(self._of(rank, fused)) for rank in fused._ranks]
         self.flops = sum(2 * weight.size * x.shape[1] for jobs in self._jobs for weight, x, _ in jobs)
 
     def __call__(self) -> None:
-        """Run them, each process its own."""
-        self._team.run(0)
+        """Run them, each thread its own."""
 
-    def _run(self, rank: int, order: int) -> None:
-        for weight, x, out in self._jobs[rank]:
-            np.matmul(weight, x, out=out)
+        def run(rank: int) -> int:
+            for weight, x, out in self._jobs[rank]:
+                np.matmul(weight, x, out=out)
+            return 0
+
+        self._team.run(run)
 
     @staticmethod
     def _of(rank: Any, fused: FusedTower) -> Iterator[tuple[Any, Any, Any]]:

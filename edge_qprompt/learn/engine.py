@@ -102,4 +102,4 @@ def trial(float32: Encode, low: Encode, start: Tensor, loss: Loss) -> tuple[floa
 
 
 def _count(fused: FusedTower) -> str:
-    return f"{fused.threads} process{'es' * (fused.threads > 1)}"
+    return f"{fused.threads} thread{'s' * (fused.threads > 1)}"

@@ -4,7 +4,7 @@ Activations are (features, columns) float32. Elementwise work and products are n
 is 5 to 10 % faster at these shapes than the MKL inside torch, and needs no transposed copy of a weight
 (docs/adr/0006-step.md). What numpy lacks (GELU, softmax, bfloat16) is torch's, on the same memory.
 
-Symbols: W width, M columns, H heads of one process, d features of a head; of attention, see `chunk`:
+Symbols: W width, M columns, H heads of one thread, d features of a head; of attention, see `chunk`:
 P columns of the prefix, B windows of R queries and K keys.
 """
 

@@ -6,14 +6,14 @@
   only what the gradient of its input needs;
 * feature-major: an activation is (features, columns), a column a token, a product weight @ x. The BLAS then
   divides its work along the large dimension;
-* processes share every layer (`rank`), and sleep while they wait for each other (`team`);
+* threads share every layer (`rank`), and sleep while they wait for each other (`team`);
 * the first layer's queries, keys and values are constant but for ctx's, and its backward pass needs those
   of ctx alone; the last layer's queries and MLP are computed for EOT alone;
 * attention runs over blocks of whole classes, each with the prefix before it (`chunk`);
 * memory is bounded: of many chunks, the last ones keep what the backward pass needs and the others compute
   it again. Time has no step there: it goes on growing in a straight line, at a steeper angle.
 
-Symbols: C classes, n learned tokens, W width, D dimensions of a feature, T processes.
+Symbols: C classes, n learned tokens, W width, D dimensions of a feature, T threads.
 """
 
 from __future__ import annotations
@@ -30,10 +30,8 @@ from edge_qprompt.learn.chunk import Chunk
 from edge_qprompt.learn.frozen import Product
 from edge_qprompt.learn.rank import Arena, Pass, Precision, Rank
 from edge_qprompt.learn.settings import MEMORY
-from edge_qprompt.learn.team import Team, shared
+from edge_qprompt.learn.team import Team
 from edge_qprompt.learn.tower import Suffixes, TextTower
-
-FORWARD, BACKWARD = 0, 1
 
 Array = NDArray[np.float32]
 
@@ -45,7 +43,7 @@ class FusedTower:
         tower: whose weights, and the readable form of what this computes.
         suffixes: the class names, made for n_ctx learned tokens.
         n_ctx: learned tokens, n.
-        threads: T processes of one thread each; as many as divide the heads are used.
+        threads: T; as many as divide the heads are used.
         memory: bytes that may be kept between forward and backward; one chunk (up to 512 tokens) is always kept.
         product: precision of the products.
     """
@@ -60,19 +58,18 @@ class FusedTower:
         product: Precision = Product,
     ) -> None:
         self.tower, self._order = tower, suffixes.order
-        self._team: Team[Array] = Team(max(t for t in range(1, max(threads, 1) + 1) if tower.config.heads % t == 0), self._work)
+        self._team = Team(max(t for t in range(1, max(threads, 1) + 1) if tower.config.heads % t == 0))
         self._ranks = [Rank(tower, self._team, rank, product) for rank in range(self._team.size)]
         tower.forget_copied()
         self._chunks = Chunk.cut(tower, suffixes, n_ctx)
         self._first_qkv = [[rank.first_qkv(chunk) for chunk in self._chunks] for rank in self._ranks]
         floats = max(Pass.floats(self._ranks[0], chunk) for chunk in self._chunks)
         places = min(len(self._chunks), max(1, memory // (4 * floats * self._team.size)))
-        # touched by one process each, so that it takes room only there
         self._memory = np.empty((places, self._team.size, floats), np.float32)
-        width, most = tower.config.width, max(chunk.columns for chunk in self._chunks)
-        self._parts = shared(2, self._team.size, width * most)
-        self._ctx, self._grad = shared(width, n_ctx), shared(width, max(chunk.classes for chunk in self._chunks))
-        self._resident: dict[int, Pass] = {}  # by chunk: this process's pass
+        self._parts = np.empty(
+            (2, self._team.size, tower.config.width * max(chunk.columns for chunk in self._chunks)), np.float32
+        )
+        self._resident: dict[int, list[Pass]] = {}  # by chunk: its pass on each rank
         self._last: object = None  # whose activations are kept
 
     @property
@@ -104,8 +101,7 @@ class FusedTower:
             (W, C), classes sorted by length.
         """
         self._last = owner
-        self._ctx[...] = ctx
-        return np.concatenate([self._run(i, FORWARD).copy() for i in range(len(self._chunks))], axis=1)
+        return np.concatenate([self._forward(i, ctx) for i in range(len(self._chunks))], axis=1)
 
     def backward(self, ctx: Array, grad: Array, owner: object) -> Array:
         """Gradient (W, C) of `forward(ctx, owner)` -> gradient (W, n) of ctx."""
@@ -113,34 +109,23 @@ class FusedTower:
         ends = np.cumsum([chunk.classes for chunk in self._chunks])
         stale = self._last is not owner  # another forward came in between
         self._last = owner
-        self._ctx[...] = ctx
         for i, end in reversed(list(enumerate(ends))):
             if stale or i not in self._resident:
-                self._run(i, FORWARD)
-            classes = self._chunks[i].classes
-            self._grad[:, :classes] = grad[:, end - classes : end]
-            total += self._run(i, BACKWARD)
+                self._forward(i, ctx)
+            part = np.ascontiguousarray(grad[:, end - self._chunks[i].classes : end])
+            total += self._team.run(lambda rank, i=i, part=part: self._resident[i][rank].backward(part))  # type: ignore[misc]
         return total
 
-    def _run(self, i: int, what: int) -> Array:
-        """Forward or backward of one chunk, in all processes."""
-        try:
-            return self._team.run(2 * i + what)
-        except BaseException:
-            self._resident.clear()  # processes forked anew begin with what they find here
-            raise
-
-    def _work(self, rank: int, order: int) -> Array:
-        """One process's part of `_run`; returns (W, classes) forward, (W, n) backward."""
-        i, what = divmod(order, 2)
-        if what == BACKWARD:
-            return self._resident[i].backward(self._grad[:, : self._chunks[i].classes])
+    def _forward(self, i: int, ctx: Array) -> Array:
+        """One chunk (W, its classes); it takes the place of another where there are fewer places than chunks."""
         place, places = i % len(self._memory), len(self._memory)
-        if i not in self._resident:  # it takes the place of another where there are fewer places than chunks
-            self._resident = {j: kept for j, kept in self._resident.items() if j % places != place}
-            arena = Arena(self._memory[place, rank])
-            self._resident[i] = Pass(self._ranks[rank], self._chunks[i], self._first_qkv[rank][i], arena, self._parts)
-        return self._resident[i].forward(self._ctx)
+        if i not in self._resident:
+            self._resident = {j: passes for j, passes in self._resident.items() if j % places != place}
+            self._resident[i] = [
+                Pass(rank, self._chunks[i], qkv[i], Arena(memory), self._parts)
+                for rank, qkv, memory in zip(self._ranks, self._first_qkv, self._memory[place], strict=True)
+            ]
+        return self._team.run(lambda rank: self._resident[i][rank].forward(ctx)).copy()
 
 
 class _Step(torch.autograd.Function):

@@ -1,17 +1,16 @@
-"""One process's part of a training step: some heads and some hidden units of every layer, for all columns.
+"""One thread's part of a training step: some heads and some hidden units of every layer, for all columns.
 
-`tower.TextTower` says what is computed. The residual stream is the same in every process, bit for bit;
-each adds to it the sum of all processes' parts, in the order of their ranks, twice a layer (the scheme of
-Megatron-LM, arXiv 1909.08053, section 3). So every weight is read by one process only.
+`tower.TextTower` says what is computed. The residual stream is the same on every thread, bit for bit;
+each adds to it the sum of all threads' parts, in the order of their ranks, twice a layer (the scheme of
+Megatron-LM, arXiv 1909.08053, section 3). So every weight is read by one thread only.
 
-Symbols: W width, w = W / T this rank's part of it for T processes, H its heads, M columns of a chunk, Q of
+Symbols: W width, w = W / T this rank's part of it for T threads, H its heads, M columns of a chunk, Q of
 them picked for the output, n learned tokens.
 """
 
 from __future__ import annotations
 
 import math
-from typing import Any
 
 import numpy as np
 from numpy.lib.stride_tricks import as_strided
@@ -29,7 +28,7 @@ Precision = type[Product] | type[LowProduct]
 class Layer:
     """This rank's part of a block's weights: what follows a norm is a copy that takes the norm in, the rest are views."""
 
-    def __init__(self, block: Block, heads: int, team: Team[Any], rank: int, product: Precision) -> None:
+    def __init__(self, block: Block, heads: int, team: Team, rank: int, product: Precision) -> None:
         width = len(block.ln_1.weight)
         mine, wide = (slice(rank * n // team.size, (rank + 1) * n // team.size) for n in (width, 4 * width))
         first = rank == 0  # a bias that comes after a sum is added once
@@ -53,12 +52,12 @@ class Rank:
 
     Args:
         tower: whose weights.
-        team: the processes.
+        team: the threads.
         rank: which of them.
         product: precision of the products.
     """
 
-    def __init__(self, tower: TextTower, team: Team[Any], rank: int, product: Precision) -> None:
+    def __init__(self, tower: TextTower, team: Team, rank: int, product: Precision) -> None:
         config = tower.config
         self.team, self.rank = team, rank
         self.width, self.own, self.heads = config.width, config.width // team.size, config.heads // team.size
@@ -126,6 +125,7 @@ class Kept:
         self.normal_2, self.rstd_2 = arena.take(rank.width, columns), arena.take(1, columns)
         self.hidden = arena.take(4 * own, columns)
 
+
     def set_qkv(self, qkv: Array) -> None:
         """Use (3w, margin + M) for queries, keys and values."""
         own = len(qkv) // 3
@@ -154,7 +154,7 @@ class Pass:
         chunk: the classes.
         qkv: from `rank.first_qkv(chunk)`.
         arena: as large as `Pass.floats` says.
-        parts: (2, T, W M at least), shared by the team: where each process puts its part of a sum, in turns,
+        parts: (2, T, W M at least), shared by the team: where each thread puts its part of a sum, in turns,
             so that nobody overwrites what another may still be reading.
     """
 
