@@ -1,4 +1,7 @@
-"""A FastAPI app with one route that returns nothing, run as `edge-qprompt serve` runs its app: `python benchmarks/empty_route.py PORT`."""
+"""A FastAPI app with one route that returns nothing, run as `edge-qprompt serve` runs its app.
+
+python benchmarks/empty_route.py PORT
+"""
 
 from __future__ import annotations
 

@@ -33,7 +33,7 @@ class Link(asyncio.Protocol):
 
     def __init__(self, done: Done) -> None:
         self._done, self._data, self._busy = done, b"", False
-        self._transport: asyncio.WriteTransport | None = None
+        self._transport: Any = None  # uvloop's have no class of asyncio's
         self.began = 0.0
 
     @property
@@ -43,12 +43,10 @@ class Link(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """It is open."""
-        assert isinstance(transport, asyncio.WriteTransport)
         self._transport = transport
 
     def send(self, request: bytes, began: float) -> None:
         """Ask; the answer's latency counts from `began`."""
-        assert self._transport
         self.began, self._busy = began, True
         self._transport.write(request)
 

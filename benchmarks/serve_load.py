@@ -27,16 +27,17 @@ import tempfile
 import time
 import urllib.request
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+from timing import publish
 
 import edge_qprompt
 from edge_qprompt import Backbone, Pack
 from edge_qprompt.pack import Method, Precision, Section, Tag, names_section
 from server.settings import Limits
-from timing import publish
 
 HERE = Path(__file__).parent
 DEMO = Path(edge_qprompt.__file__).parent / "data" / "fashion_mnist" / "test"
@@ -79,8 +80,10 @@ def running(command: list[str], port: int, ready: str) -> Iterator[Running]:
                 if process.poll() is not None:
                     raise SystemExit(f"{' '.join(command)} ended with {process.returncode}") from None
                 time.sleep(0.1)
-        yield server
-        process.terminate()
+        try:
+            yield server
+        finally:
+            process.terminate()
 
 
 def free_port() -> int:
@@ -235,9 +238,8 @@ def measure(backbone: str, photos: list[Path], seconds: float, rounds: int, down
         port, other = free_port(), free_port()
         command = [sys.executable, "-m", "device_agent", "serve", "--store", folder, "--backbone", backbone, "--port", str(port)]
         with running(command, port, "/readyz") as server:
-            raw = Raw(backbone, photos)
-            found = {"backbone": Path(backbone).name} | measure_classify(server, raw, photos, seconds, rounds)
-            raw.close()
+            with closing(Raw(backbone, photos)) as raw:
+                found = {"backbone": Path(backbone).name} | measure_classify(server, raw, photos, seconds, rounds)
             if download:
                 with running([sys.executable, str(HERE / "empty_route.py"), str(other)], other, "/empty") as empty:
                     found |= measure_download(server, empty, pack, seconds / 2, rounds)
@@ -247,18 +249,20 @@ def measure(backbone: str, photos: list[Path], seconds: float, rounds: int, down
 def table(rows: list[dict[str, Any]]) -> list[str]:
     """Markdown."""
     lines = [
-        "| backbone | photos/s | of the raw encoder | one batch | p50, p99 at 80 % | p99 in batches | at 3x: answers | photos/s | memory | recovery |",
+        "| backbone | photos/s | of the raw encoder | one batch | p50, p99 at 80 % | p99 in batches "
+        "| at 3x: answers | photos/s | memory | recovery |",
         "|---|---|---|---|---|---|---|---|---|---|",
     ]
     for r in rows:
         answers = ", ".join(f"{count} x {status}" for status, count in sorted(r["overload_statuses"].items()))
         memory = " to ".join(f"{mb:.0f}" for mb in r["rss_mb"])
         lines.append(
-            f"| {r['backbone']} | {r['rate']:.1f} | **{r['ratio']:.0%}** | {r['batch_ms']:.0f} ms | {r['p50_ms']:.0f}, {r['p99_ms']:.0f} ms "
-            f"| **{r['p99_batches']:.1f}** | {answers} | {r['overload_rate']:.1f} | {memory} MB | {r['recovery_s']:.1f} s |"
+            f"| {r['backbone']} | {r['rate']:.1f} | **{r['ratio']:.0%}** | {r['batch_ms']:.0f} ms "
+            f"| {r['p50_ms']:.0f}, {r['p99_ms']:.0f} ms | **{r['p99_batches']:.1f}** "
+            f"| {answers} | {r['overload_rate']:.1f} | {memory} MB | {r['recovery_s']:.1f} s |"
         )
     lines += [
-        f"\nPacks: {r['packs_per_s']:.0f} downloads/s, **{r['download_ratio']:.0%}** of an empty route's {r['empty_per_s']:.0f}/s."
+        f"\n{r['packs_per_s']:.0f} packs a second, **{r['download_ratio']:.0%}** of {r['empty_per_s']:.0f} empty answers."
         for r in rows
         if "packs_per_s" in r
     ]

@@ -61,18 +61,18 @@ def sha256_of(path: Path) -> str:
 
 def cache_folder() -> Path:
     """Where recomputable things are kept (features); safe to delete at any time."""
-    return _home("EDGE_QPROMPT_CACHE", platformdirs.user_cache_path("edge-qprompt"))
+    return _home("EDGE_QPROMPT_CACHE") or platformdirs.user_cache_path("edge-qprompt")
 
 
 def backbones_folder() -> Path:
     """Where `export` puts a backbone when no `--out` is given, and where names are looked up."""
-    return _home("EDGE_QPROMPT_BACKBONES", platformdirs.user_data_path("edge-qprompt") / "backbones")
+    return _home("EDGE_QPROMPT_BACKBONES") or platformdirs.user_data_path("edge-qprompt") / "backbones"
 
 
-def _home(variable: str, default: Path) -> Path:
-    """The one place where environment variables are read."""
+def _home(variable: str) -> Path | None:
+    """The one place where environment variables are read; without them a user with no home has neither folder."""
     value = os.environ.get(variable)
-    return Path(value).expanduser() if value else default
+    return Path(value).expanduser() if value else None
 
 
 def give_memory_back() -> None:
