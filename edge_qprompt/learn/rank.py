@@ -125,7 +125,6 @@ class Kept:
         self.normal_2, self.rstd_2 = arena.take(rank.width, columns), arena.take(1, columns)
         self.hidden = arena.take(4 * own, columns)
 
-
     def set_qkv(self, qkv: Array) -> None:
         """Use (3w, margin + M) for queries, keys and values."""
         own = len(qkv) // 3
