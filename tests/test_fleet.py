@@ -449,7 +449,12 @@ def test_an_interrupted_user(fleet: Fleet, device: Device, second: Pack) -> None
     fleet.offer(second, about(second, 6))
     fleet.instead[f"/v1/packs/{second.pack_id}"] = drip_body
     words = ("pull", "flowers", "--server", fleet.url, "--trust", device.trust, "--out", device.pack)
-    running = subprocess.Popen([sys.executable, "-m", "device_agent", *map(str, words)], stderr=subprocess.PIPE, text=True)
+    running = subprocess.Popen(
+        [sys.executable, "-m", "device_agent", *map(str, words)],
+        stderr=subprocess.PIPE,
+        text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # a job in the background would inherit "ignore"
+    )
     while len(fleet.seen) < 2:
         time.sleep(0.05)
     running.send_signal(signal.SIGINT)
