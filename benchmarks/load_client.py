@@ -3,8 +3,8 @@
     python benchmarks/load_client.py < job.json        prints one JSON object
 
 A job is {"port", "requests": [base64 ..], "seconds", "connections"} for a closed loop, where each connection sends its next
-request when the last one is answered. With "rate" as well it is an open loop: requests begin at random moments
-(exponential gaps), whether or not earlier ones are answered; latency counts from the moment when a request is due.
+request when the last one is answered. With "rate" as well it is an open loop: requests begin when they are due, whether
+or not earlier ones are answered, and latency counts from then; the gaps between them are even, or with "random" exponential.
 """
 
 from __future__ import annotations
@@ -73,7 +73,7 @@ class Load:
     def __init__(self, job: dict[str, Any]) -> None:
         self._port, self._seconds, self._rate = job["port"], job["seconds"], job.get("rate")
         self._requests = [base64.b64decode(each) for each in job["requests"]]
-        self._connections = job["connections"]
+        self._connections, self._random = job["connections"], job.get("random", False)
         self._sent = 0
         self._free: list[Link] = []
         self._open = 0
@@ -102,7 +102,7 @@ class Load:
     async def _open_loop(self) -> None:
         rng, due = random.Random(0), time.perf_counter()
         starting = set()
-        while (due := due + rng.expovariate(self._rate)) < self._end:
+        while (due := due + (rng.expovariate(self._rate) if self._random else 1 / self._rate)) < self._end:
             await asyncio.sleep(max(0.0, due - time.perf_counter()))
             while self._free and self._free[-1].closed:
                 self._free.pop()
@@ -130,7 +130,7 @@ class Load:
         self._last = now = time.perf_counter()
         self._statuses[status] += 1
         if status == 200:
-            self._latencies.append(now - link.began)
+            self._latencies.append(round(now - link.began, 5))
         if not kept:
             return
         if self._rate:
