@@ -46,20 +46,13 @@ class Backbone:
     """
 
     def __init__(
-        self,
-        folder: Path,
-        manifest: Manifest,
-        precision: str,
-        threads: int = 0,
-        providers: Sequence[str] = CPU,
-        keep_memory: bool = False,
+        self, folder: Path, manifest: Manifest, precision: str, threads: int = 0, providers: Sequence[str] = CPU
     ) -> None:
         self.folder = folder
         self.manifest = manifest
         self.precision = precision
         self.threads = threads
         self.providers = tuple(providers)
-        self.keep_memory = keep_memory
         self.note = ""
 
     @classmethod
@@ -69,7 +62,6 @@ class Backbone:
         precision: str = DEFAULT_PRECISION,
         threads: int = 0,
         providers: str = DEFAULT_PROVIDERS,
-        keep_memory: bool = False,
     ) -> Backbone:
         """Open a backbone by folder or by name.
 
@@ -80,7 +72,6 @@ class Backbone:
             threads: of onnxruntime; 0 uses every core.
             providers: what runs the image encoder: names of onnxruntime's with commas, see
                 `session.parse_providers`. The text encoder, which runs once a pack, stays on the CPU.
-            keep_memory: of the image encoder between photos, for a process that does nothing else.
 
         Raises:
             BackboneError: there is no such backbone, it is damaged, or lacks the precision; or there is no such provider.
@@ -98,7 +89,7 @@ class Backbone:
             if size != record.bytes:
                 got = "missing" if size is None else f"{size} bytes"
                 raise BackboneError(f"{path} is {got}, the manifest says {record.bytes} bytes: export or install again")
-        backbone = cls(folder, manifest, precision, threads, chosen, keep_memory)
+        backbone = cls(folder, manifest, precision, threads, chosen)
         if precision == AUTO:
             backbone._choose_precision()
         return backbone
@@ -154,8 +145,7 @@ class Backbone:
 
     def _image_session(self, precision: str) -> Session:
         path = self.folder / fmt.image_onnx(precision)
-        low = precision == DEFAULT_PRECISION
-        return Session(path, stored_low=low, threads=self.threads, providers=self.providers, keep_memory=self.keep_memory)
+        return Session(path, stored_low=precision == DEFAULT_PRECISION, threads=self.threads, providers=self.providers)
 
     def _choose_precision(self) -> None:
         """Settle `precision` and `note`: the faster one here, see `speed`."""

@@ -25,27 +25,18 @@ class Session:
             which makes the embedded backbone three times faster.
         threads: 0 lets onnxruntime use every core.
         providers: onnxruntime's full names, the preferred one first; what they cannot run, the CPU runs.
-        keep_memory: between runs, for who runs it all the time: fetching nano's again takes a third of its time on a thread.
 
     Raises:
         BackboneError: onnxruntime cannot load the graph, or cannot start a provider.
     """
 
-    def __init__(
-        self,
-        path: Path,
-        *,
-        stored_low: bool,
-        threads: int = 0,
-        providers: Sequence[str] = CPU,
-        keep_memory: bool = False,
-    ) -> None:
+    def __init__(self, path: Path, *, stored_low: bool, threads: int = 0, providers: Sequence[str] = CPU) -> None:
         import onnxruntime as ort  # half of the start-up time of a command that may not need it
 
         options = ort.SessionOptions()
         options.intra_op_num_threads = threads
         options.log_severity_level = 3  # errors only; warnings here are about graph clean-ups
-        options.enable_cpu_mem_arena = keep_memory  # an edge device wants it back
+        options.enable_cpu_mem_arena = False  # an edge device wants the memory back
         # beside other work, threads that spin while they wait slow each other down: docs/adr/0007-image-encoder.md
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         if stored_low:

@@ -50,7 +50,7 @@ def create_app(settings: ServerSettings) -> FastAPI:
         BackboneError: there is no such backbone.
     """
     database = Database(settings.store)
-    backbone = Backbone.open(settings.backbone, settings.precision, settings.threads, settings.providers, keep_memory=True)
+    backbone = Backbone.open(settings.backbone, settings.precision, settings.threads, settings.providers)
     metrics = Metrics()
 
     @asynccontextmanager

@@ -41,7 +41,7 @@ GRACE_SECONDS = 30  # for what is under way when the server is asked to stop
 )
 @click.option("--max-megapixels", type=click.FloatRange(0.01), default=25.0, show_default=True, help="Of one photo.")
 @click.option("--cache-mb", type=click.IntRange(1), default=64, show_default=True, help="For packs that are ready to answer.")
-@click.option("--batch", type=click.IntRange(1), default=8, show_default=True, help="Photos encoded at once, at most.")
+@click.option("--batch", type=click.IntRange(1), default=4, show_default=True, help="Photos encoded at once, at most.")
 @click.option("--queue", type=click.IntRange(1), default=64, show_default=True, help="Photos that may wait; more get 503.")
 def command(host: str, port: int, workers: int, root_path: str, **options: Any) -> None:
     """Keep tasks and packs, hand them to devices, and classify photos, in one process.
