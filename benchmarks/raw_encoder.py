@@ -21,7 +21,7 @@ from edge_qprompt.photo import decode_photo, to_pixels
 
 def main(name: str, batch: int, paths: list[Path]) -> None:
     """See the module."""
-    backbone = Backbone.open(name, keep_memory=True)
+    backbone = Backbone.open(name)
     photos = cycle([path.read_bytes() for path in paths])
     for line in sys.stdin:
         start, end, encoding = time.perf_counter(), time.perf_counter() + float(line), []
