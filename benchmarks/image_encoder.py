@@ -3,6 +3,7 @@
     python benchmarks/image_encoder.py                      exports a ViT-B/32 with random weights first (a minute)
     python benchmarks/image_encoder.py --backbone exports/b32 --json
     python benchmarks/image_encoder.py --batches 1 2 4 8 16 --engines onnxruntime        which batch is best
+    python benchmarks/image_encoder.py --lanes              one call on every core against a call on each core
     python benchmarks/image_encoder.py --jpeg photos/       what Pillow's draft mode and reducing_gap cost
 
 Engines take turns, each photo batch in each round, so that other work on the machine meets all of them;
@@ -22,6 +23,7 @@ import statistics
 import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
@@ -142,6 +144,34 @@ def measure(backbone: Backbone, batches: list[int], rounds: int, wanted: list[st
     ]
 
 
+def lanes(backbone: Backbone, batches: list[int], rounds: int) -> list[str]:
+    """Markdown: photos a second of one call after the other on every core, and of a call on each core at once."""
+    size = backbone.manifest.preprocess.size
+    rates: dict[tuple[int, bool], list[float]] = {}
+    with ThreadPoolExecutor(backbone.lanes) as pool:
+
+        def rate(pixels: Array, lane: bool) -> float:
+            """Of calls for about a second."""
+            count, width = 0, backbone.lanes if lane else 1
+            start = time.perf_counter()
+            while (seconds := time.perf_counter() - start) < 1 or not count:
+                calls = [pool.submit(backbone.encode_images, pixels, lane=lane) for _ in range(width)]
+                count += sum(len(call.result()) for call in calls)
+            return count / seconds
+
+        for _ in range(rounds + 1):
+            for batch in batches:
+                pixels = np.zeros((batch, 3, size, size), np.float32)
+                for lane in (False, True):
+                    rates.setdefault((batch, lane), []).append(rate(pixels, lane))
+    median = {key: statistics.median(values[1:]) for key, values in rates.items()}  # the first round warms up
+    return [
+        f"| {backbone.manifest.name} | {batch} | {median[batch, False]:.1f} | {median[batch, True]:.1f} "
+        f"| **{median[batch, True] / median[batch, False]:.2f}x** |"
+        for batch in batches
+    ]
+
+
 @dataclass(frozen=True)
 class Shortcut:
     """One way from a large JPEG to pixels, beside the full one.
@@ -232,6 +262,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=os.cpu_count() or 1)
     parser.add_argument("--engines", nargs="+", choices=ENGINES, default=list(ENGINES))
     parser.add_argument("--out", type=Path, help="Markdown file with marks for this table.")
+    parser.add_argument("--lanes", action="store_true", help="Instead: a call on each core, nano and what --backbone gives.")
     parser.add_argument("--jpeg", type=Path, help="Instead: ways to shrink the photos of this folder, enlarged to a camera's.")
     args = parser.parse_args()
     if args.jpeg is not None:
@@ -239,6 +270,11 @@ def main() -> None:
         lines = [f"| {s.name} | {s.milliseconds:.0f} ms | {s.least_cosine:.6f} | {s.mean_cosine:.6f} |" for s in found]
         lines = ["| way | median | least cosine | mean cosine |", "|---|---|---|---|", *lines]
         print(json.dumps({"shortcuts": [asdict(s) for s in found]}) if args.json else "\n".join(lines))
+        return
+    if args.lanes:
+        rows = [row for name in (args.backbone, "nano") if name for row in lanes(Backbone.open(name), args.batches, args.rounds)]
+        head = "| backbone | batch | photos/s, a call on every core | photos/s, a call on each core | ratio |"
+        publish("lanes", [head, "|---|---|---|---|---|", *rows], "onnxruntime", out=args.out)
         return
     wanted = list(dict.fromkeys(["onnxruntime", *args.engines]))
     notes, packages = [], ["onnxruntime"]
@@ -249,16 +285,16 @@ def main() -> None:
         packages.append("openvino")
         if not bf16_is_real():
             notes.append("This processor has no bf16: OpenVINO takes the hint and computes in float32.")
-    rows: list[Row] = []
+    measured: list[Row] = []
     with tempfile.TemporaryDirectory() as scratch:
         folder = args.backbone or random_vit_b_32(Path(scratch), int8=True)
         for backbone in (Backbone.open(folder), Backbone.open("nano")):
-            rows += measure(backbone, args.batches, args.rounds, wanted, args.threads)
+            measured += measure(backbone, args.batches, args.rounds, wanted, args.threads)
     notes.append(f"Threads: {args.threads}. Rounds: {args.rounds}.")
     if args.json:
-        print(json.dumps({"notes": notes, "rows": [asdict(row) for row in rows]}))
+        print(json.dumps({"notes": notes, "rows": [asdict(row) for row in measured]}))
     else:
-        publish("image_encoder", table(rows, notes), *packages, out=args.out)
+        publish("image_encoder", table(measured, notes), *packages, out=args.out)
 
 
 if __name__ == "__main__":

@@ -4,12 +4,12 @@
     python benchmarks/serve_load.py --backbone nano exports/b32        and a ViT-B/32
 
 Server, clients and the raw encoder are processes of their own on this machine; the raw encoder and the server work in turn,
-never at once. The raw encoder decodes the same photos one after the other and encodes them in the server's batches, with
-the same threads. Clients send one photo a request.
+never at once. The raw encoder decodes the same photos and encodes them in the server's batches, on as many lanes.
+Clients send one photo a request.
 
-* throughput: of as many clients as fill three batches, over the raw encoder's.
+* throughput: of as many clients as fill three batches a lane, over the raw encoder's.
 * p99 at 80 %: open loops at 0.8 of that throughput, with even gaps and with random ones (exponential), over the time that one
-  full batch takes in the raw encoder. With random gaps even an ideal queue (M/D/1) has 1 % of waits above ten services.
+  full batch takes in the raw encoder.
 * overload: an open loop at three times the throughput. Recovery is the time until a photo is labelled within four batch times.
 * download: packs of a few hundred bytes on 16 connections, over a FastAPI route that returns nothing, under the same uvicorn.
 """
@@ -38,6 +38,7 @@ from timing import publish
 import edge_qprompt
 from edge_qprompt import Backbone, Pack
 from edge_qprompt.pack import Method, Precision, Section, Tag, names_section
+from edge_qprompt.session import cores
 from server.settings import Limits
 
 HERE = Path(__file__).parent
@@ -46,6 +47,7 @@ BATCH = Limits().batch
 TASK = "clothes"
 DOWNLOADS = 16  # connections
 RECOVERY_SECONDS = 30.0
+CLIENTS = 3 * BATCH * cores()  # of the closed loop: three batches a lane
 
 
 @dataclass(frozen=True)
@@ -153,10 +155,10 @@ def measure_classify(server: Running, raw: Raw, photos: list[Path], seconds: flo
     requests = [ask(f"/v1/classify?task={TASK}", photo.read_bytes()) for photo in photos]
     pairs, batches = [], []
     raw.run(1.0)
-    result(load(server.port, requests, 1.0, connections=3 * BATCH))  # both are warm now
+    result(load(server.port, requests, 1.0, connections=CLIENTS))  # both are warm now
     for _ in range(rounds):
         alone, batch = raw.run(seconds)
-        served = result(load(server.port, requests, seconds, connections=3 * BATCH))
+        served = result(load(server.port, requests, seconds, connections=CLIENTS))
         pairs.append((served["statuses"]["200"] / served["seconds"], alone))
         batches.append(batch)
     rate, batch = statistics.median(rate for rate, _ in pairs), statistics.median(batches)

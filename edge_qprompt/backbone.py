@@ -12,6 +12,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
+from threading import Lock
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -23,7 +24,7 @@ from edge_qprompt.files import backbones_folder, give_memory_back, sha256_of
 from edge_qprompt.manifest import Manifest
 from edge_qprompt.pack import Pack
 from edge_qprompt.prompts import TextEncoder
-from edge_qprompt.session import CPU, Session, parse_providers, short_name
+from edge_qprompt.session import CPU, Session, cores, parse_providers, short_name
 from edge_qprompt.tokenizer import Tokenizer
 from edge_qprompt.weights import TextWeights
 
@@ -54,6 +55,7 @@ class Backbone:
         self.threads = threads
         self.providers = tuple(providers)
         self.note = ""
+        self._loading = Lock()  # two lanes that begin at once share one session
 
     @classmethod
     def open(
@@ -69,7 +71,7 @@ class Backbone:
             name: a folder with a manifest.json, an embedded backbone, or an exported one by name.
             precision: of the image encoder; see `manifest.precisions` for what there is. "auto" is
                 int8 where there is some and a short trial finds it faster; the trial is remembered.
-            threads: of onnxruntime; 0 uses every core.
+            threads: of onnxruntime for one call; 0 takes every core for a lone photo and one core each for `lanes`.
             providers: what runs the image encoder: names of onnxruntime's with commas, see
                 `session.parse_providers`. The text encoder, which runs once a pack, stays on the CPU.
 
@@ -139,13 +141,23 @@ class Backbone:
         more = () if self.providers == CPU else map(short_name, self.providers)
         return "-".join([self.precision, *more])
 
+    @property
+    def lanes(self) -> int:
+        """How many calls of `encode_images` on a lane make full use of the processor; 1 where something else computes."""
+        return max(1, cores() // max(1, self.threads)) if self.providers == CPU else 1
+
     @cached_property
     def _image(self) -> Session:
-        return self._image_session(self.precision)
+        return self._image_session(self.precision, self.threads)
 
-    def _image_session(self, precision: str) -> Session:
-        path = self.folder / fmt.image_onnx(precision)
-        return Session(path, stored_low=precision == DEFAULT_PRECISION, threads=self.threads, providers=self.providers)
+    @cached_property
+    def _lane(self) -> Session:
+        threads = self.threads if self.threads or self.lanes == 1 else 1
+        return self._image_session(self.precision, threads, keep_memory=True)
+
+    def _image_session(self, precision: str, threads: int, *, keep_memory: bool = False) -> Session:
+        path, low = self.folder / fmt.image_onnx(precision), precision == DEFAULT_PRECISION
+        return Session(path, stored_low=low, threads=threads, providers=self.providers, keep_memory=keep_memory)
 
     def _choose_precision(self) -> None:
         """Settle `precision` and `note`: the faster one here, see `speed`."""
@@ -173,14 +185,16 @@ class Backbone:
         """What encodes one photo in fp32, and in int8; what the photo shows does not matter."""
         size = self.manifest.preprocess.size
         feeds = {"pixels": np.zeros((1, 3, size, size), np.float32)}
-        fp32, int8 = (self._image_session(precision) for precision in ("fp32", "int8"))
+        fp32, int8 = (self._image_session(precision, self.threads) for precision in ("fp32", "int8"))
         return lambda: fp32.run(feeds), lambda: int8.run(feeds)
 
-    def encode_images(self, pixels: NDArray[np.float32]) -> NDArray[np.float32]:
-        """Image features.
+    def encode_images(self, pixels: NDArray[np.float32], *, lane: bool = False) -> NDArray[np.float32]:
+        """Image features. May be called from several threads.
 
         Args:
             pixels: (B, 3, S, S) float32, as `photo.to_pixels` makes them.
+            lane: one of several calls at once, see `lanes`. That encodes a third more photos than
+                one call after the other on every core, whose threads wait for each other in every layer.
 
         Returns:
             (B, D) float32, unit length.
@@ -191,7 +205,9 @@ class Backbone:
         size = self.manifest.preprocess.size
         if pixels.ndim != 4 or pixels.shape[1:] != (3, size, size):
             raise BackboneError(f"pixels have shape {pixels.shape}, backbone {self.manifest.name} takes (B, 3, {size}, {size})")
-        features = self._image.run({"pixels": np.ascontiguousarray(pixels, np.float32)})
+        with self._loading:
+            session = self._lane if lane else self._image
+        features = session.run({"pixels": np.ascontiguousarray(pixels, np.float32)})
         if features.shape != (len(pixels), self.manifest.embed_dim):
             wanted = (len(pixels), self.manifest.embed_dim)
             raise BackboneError(f"the image encoder gives {features.shape}, wanted {wanted}: export the backbone again")
@@ -199,7 +215,7 @@ class Backbone:
 
     def close(self) -> None:
         """Let encoders and weights go, and their memory; they are loaded again when needed."""
-        for name in ("text", "text_weights", "_image"):
+        for name in ("text", "text_weights", "_image", "_lane"):
             self.__dict__.pop(name, None)
         give_memory_back()
 

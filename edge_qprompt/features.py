@@ -22,7 +22,7 @@ from edge_qprompt.feature_cache import FeatureCache
 from edge_qprompt.manifest import Preprocess
 from edge_qprompt.photo import decode_photo, random_view, read_photo, to_pixels
 
-BATCH = 4  # nano's activations of more photos leave the processor's cache: docs/adr/0007-image-encoder.md
+BATCH = 2  # activations of more leave a core's cache: docs/adr/0007-image-encoder.md
 CHUNK_VIEWS = 64  # views decoded before they are encoded; the next chunk is decoded meanwhile
 DECODERS = 2  # more threads only take cores from the encoder
 CENTRE = 0
@@ -160,12 +160,16 @@ def _encode_missing(backbone: Backbone, cache: FeatureCache, photos: Sequence[_P
     jobs = [(photo, view) for photo in photos for view in photo.pixels]
     # dynamic int8 has one scale a batch, which would make a feature depend on its neighbours
     size = BATCH if backbone.precision == DEFAULT_PRECISION else 1
-    for start in range(0, len(jobs), size):
-        batch = jobs[start : start + size]
+    batches = [jobs[start : start + size] for start in range(0, len(jobs), size)]
+
+    def encode(batch: Sequence[tuple[_Photo, int]]) -> Array:
         pixels = np.stack([photo.pixels.pop(view) for photo, view in batch])  # (B, 3, S, S)
         # always as many rows, so that a feature does not depend on what else was missing
         padded = np.concatenate([pixels, np.repeat(pixels[-1:], size - len(pixels), axis=0)])
-        vectors = backbone.encode_images(padded)[: len(batch)]
-        cache.put([photo.keys[view] for photo, view in batch], vectors)
-        for (photo, view), vector in zip(batch, vectors, strict=True):
-            photo.vectors[view] = vector
+        return backbone.encode_images(padded, lane=True)[: len(batch)]
+
+    with ThreadPoolExecutor(backbone.lanes, "encode") as pool:
+        for batch, vectors in zip(batches, pool.map(encode, batches), strict=True):
+            cache.put([photo.keys[view] for photo, view in batch], vectors)
+            for (photo, view), vector in zip(batch, vectors, strict=True):
+                photo.vectors[view] = vector

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -25,18 +26,28 @@ class Session:
             which makes the embedded backbone three times faster.
         threads: 0 lets onnxruntime use every core.
         providers: onnxruntime's full names, the preferred one first; what they cannot run, the CPU runs.
+        keep_memory: between runs, for who runs it all the time: the C library, as it likes, hands it back to the system
+            and fetches it again each time, which takes up to a fifth of nano's time.
 
     Raises:
         BackboneError: onnxruntime cannot load the graph, or cannot start a provider.
     """
 
-    def __init__(self, path: Path, *, stored_low: bool, threads: int = 0, providers: Sequence[str] = CPU) -> None:
+    def __init__(
+        self,
+        path: Path,
+        *,
+        stored_low: bool,
+        threads: int = 0,
+        providers: Sequence[str] = CPU,
+        keep_memory: bool = False,
+    ) -> None:
         import onnxruntime as ort  # half of the start-up time of a command that may not need it
 
         options = ort.SessionOptions()
         options.intra_op_num_threads = threads
         options.log_severity_level = 3  # errors only; warnings here are about graph clean-ups
-        options.enable_cpu_mem_arena = False  # an edge device wants the memory back
+        options.enable_cpu_mem_arena = keep_memory
         # beside other work, threads that spin while they wait slow each other down: docs/adr/0007-image-encoder.md
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         if stored_low:
@@ -54,6 +65,11 @@ class Session:
         """The graph's only output."""
         (output,) = self._session.run(None, dict(feeds))
         return np.asarray(output, np.float32)
+
+
+def cores() -> int:
+    """Processor cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def short_name(provider: str) -> str:

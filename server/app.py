@@ -31,14 +31,13 @@ POLICY = (
     "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' blob: data:; connect-src 'self'; "
     "form-action 'none'; base-uri 'none'; frame-ancestors 'none'"
 )
-HEADERS = (
-    (b"content-security-policy", POLICY.encode()),
-    (b"x-content-type-options", b"nosniff"),
-    (b"referrer-policy", b"no-referrer"),
-)
-DOCS = ("/docs", "/redoc", "/docs/oauth2-redirect")  # FastAPI's own pages load their script from a CDN
+NO_SNIFFING = (b"x-content-type-options", b"nosniff")
 METHODS = frozenset(("DELETE", "GET", "HEAD", "OPTIONS", "PATCH", "POST", "PUT"))  # anyone can invent more
-ASK_AGAIN = {"Cache-Control": "no-cache"}  # with its ETag, so that what has not changed is not sent again
+PAGE_HEADERS = {
+    "Content-Security-Policy": POLICY,
+    "Referrer-Policy": "no-referrer",
+    "Cache-Control": "no-cache",  # with its ETag, so that what has not changed is not sent again
+}
 QUIET = ("/healthz", "/readyz", "/metrics")  # asked every few seconds
 
 
@@ -70,12 +69,12 @@ def create_app(settings: ServerSettings) -> FastAPI:
         lifespan=life,
     )
     for part in (packs, classify, tasks, operations):  # what is asked for most comes first
-        app.include_router(part.router)
+        app.router.routes.extend(part.router.routes)
     app.mount("/static", Static(directory=PAGE), "static")
 
     @app.get("/", include_in_schema=False)
     async def page() -> FileResponse:
-        return FileResponse(PAGE / "index.html", headers=ASK_AGAIN)
+        return FileResponse(PAGE / "index.html", headers=PAGE_HEADERS)
 
     problem.add_handlers(app)
     app.add_middleware(Observed, metrics=metrics)
@@ -88,7 +87,7 @@ class Static(StaticFiles):
     def file_response(self, *args: Any, **kwargs: Any) -> Response:
         """As of StaticFiles."""
         response = super().file_response(*args, **kwargs)
-        response.headers.update(ASK_AGAIN)
+        response.headers.update(PAGE_HEADERS)
         return response
 
 
@@ -99,7 +98,7 @@ def from_environment() -> FastAPI:
 
 
 class Observed:
-    """Counts, times and logs each request, and sets the headers that every answer has."""
+    """Counts, times and logs each request, and sets the header that every answer has."""
 
     def __init__(self, app: ASGIApp, metrics: Metrics) -> None:
         self._app, self._metrics, self._log = app, metrics, access_log()
@@ -116,7 +115,7 @@ class Observed:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
-                message["headers"] = [*message.get("headers", ()), *(HEADERS[1:] if path in DOCS else HEADERS)]
+                message["headers"] = [*message.get("headers", ()), NO_SNIFFING]
             await send(message)
 
         try:
@@ -125,8 +124,7 @@ class Observed:
             seconds = time.perf_counter() - start
             route = getattr(scope.get("route"), "path", "other")  # the pattern, so that labels stay few
             method = scope["method"] if scope["method"] in METHODS else "other"
-            self._metrics.requests.labels(method, route, status).inc()
-            self._metrics.seconds.labels(route).observe(seconds)
+            self._metrics.answered(method, route, status, seconds)
             if path not in QUIET:
                 facts = {"method": scope["method"], "path": path, "status": status, "ms": round(1000 * seconds, 1)}
                 self._log.info("request", **facts)

@@ -40,6 +40,7 @@ class Database:
 
     def __init__(self, store: str) -> None:
         self.engine = _engine(store)
+        self._watcher: sqlite3.Connection | None = None
         try:
             self._migrate()
         except CommandError as error:
@@ -49,6 +50,18 @@ class Database:
             self.close()
             reason = str(getattr(error, "orig", error)).strip().splitlines()[0]
             raise StoreError(f"cannot open the store {store} ({reason}): check the path or URL, and its permissions") from error
+        if self.engine.dialect.name == "sqlite":
+            self._watcher = sqlite3.connect(str(self.engine.url.database), timeout=0, check_same_thread=False)
+
+    def version(self) -> int | None:
+        """A number that changes with every commit, of any process; microseconds.
+
+        None where the database has no such number (PostgreSQL), or is too busy to tell.
+        """
+        try:
+            return None if self._watcher is None else int(self._watcher.execute("PRAGMA data_version").fetchone()[0])
+        except sqlite3.Error:
+            return None
 
     @contextmanager
     def read(self) -> Iterator[Connection]:
@@ -70,6 +83,8 @@ class Database:
     def close(self) -> None:
         """Close all connections."""
         self.engine.dispose()
+        if self._watcher is not None:
+            self._watcher.close()
 
     def _migrate(self) -> None:
         """Bring the schema up to date; of several processes that start at once, one does it."""

@@ -1,6 +1,6 @@
-"""Photos to image features: decoded in a pool, gathered into batches, encoded one batch at a time.
+"""Photos to image features: decoded in a pool, gathered into batches, encoded in as many batches at a time as there are lanes.
 
-While a batch is in the encoder the next one gathers, so batches grow with the load and a lone photo waits for
+While every lane is busy the next batch gathers, so batches grow with the load and a lone photo waits for
 nobody. What is asked for is bounded: what does not fit is refused at once with 429 or 503.
 
 Symbols: S pixels a side, D dimensions of a feature.
@@ -9,18 +9,19 @@ Symbols: S pixels a side, D dimensions of a feature.
 from __future__ import annotations
 
 import asyncio
-import os
 from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import cast
 
 import numpy as np
 from numpy.typing import NDArray
 
 from edge_qprompt.backbone import Backbone
 from edge_qprompt.photo import decode_photo, to_pixels
+from edge_qprompt.session import cores
 from server.metrics import Metrics
 from server.problem import Problem
 from server.settings import Limits
@@ -47,13 +48,14 @@ class PhotoEncoder:
         self._backbone, self._limits, self._metrics = backbone, limits, metrics
         # dynamic int8 takes its ranges from a whole batch: alone, a photo's features depend on nobody else's
         self._batch = 1 if backbone.precision == "int8" else limits.batch
-        cores = os.cpu_count() or 1
-        self._decoders = ThreadPoolExecutor(cores, "decode")
-        self._free = asyncio.Semaphore(cores)  # decoders; so that waiting for one does not count as decoding
-        self._encoder = ThreadPoolExecutor(1, "encode")
+        decoders = cores()
+        self._decoders = ThreadPoolExecutor(decoders, "decode")
+        self._free = asyncio.Semaphore(decoders)  # so that waiting for one does not count as decoding
+        self._lanes = backbone.lanes
+        self._encoders = ThreadPoolExecutor(self._lanes, "encode")
         self._waiting: list[_Waiting] = []
         self._places: Counter[str] = Counter()
-        self._worker: asyncio.Task[None] | None = None
+        self._workers: set[asyncio.Task[None]] = set()  # at most one a lane
 
     @contextmanager
     def places(self, client: str, photos: int) -> Iterator[None]:
@@ -95,14 +97,14 @@ class PhotoEncoder:
             ) from error
         waiting = _Waiting(pixels, loop.create_future())
         self._waiting.append(waiting)
-        if self._worker is None:
-            self._worker = loop.create_task(self._run())
+        if len(self._workers) < self._lanes:
+            self._workers.add(loop.create_task(self._run()))
         return await waiting.feature
 
     def close(self) -> None:
         """End the threads; what is asked for now is still done."""
         self._decoders.shutdown()
-        self._encoder.shutdown()
+        self._encoders.shutdown()
 
     def _decode(self, data: bytes, name: str) -> Array:
         return to_pixels(decode_photo(data, name, self._limits.pixels), self._backbone.manifest.preprocess)
@@ -110,26 +112,24 @@ class PhotoEncoder:
     async def _run(self) -> None:
         """Encode until nobody waits."""
         loop = asyncio.get_running_loop()
-        try:
-            while self._waiting:
-                batch, self._waiting = self._waiting[: self._batch], self._waiting[self._batch :]
-                batch = [waiting for waiting in batch if not waiting.feature.done()]  # who has gone away needs no answer
-                if not batch:
-                    continue
-                try:
-                    features = await loop.run_in_executor(self._encoder, self._encode, batch)
-                except Exception as error:  # everyone in the batch has to hear of it
-                    for waiting in batch:
-                        if not waiting.feature.done():
-                            waiting.feature.set_exception(error)
-                else:
-                    for waiting, feature in zip(batch, features, strict=True):
-                        if not waiting.feature.done():
-                            waiting.feature.set_result(feature)
-        finally:
-            self._worker = None
+        while self._waiting:
+            batch, self._waiting = self._waiting[: self._batch], self._waiting[self._batch :]
+            batch = [waiting for waiting in batch if not waiting.feature.done()]  # who has gone away needs no answer
+            if not batch:
+                continue
+            try:
+                features = await loop.run_in_executor(self._encoders, self._encode, batch)
+            except Exception as error:  # everyone in the batch has to hear of it
+                for waiting in batch:
+                    if not waiting.feature.done():
+                        waiting.feature.set_exception(error)
+            else:
+                for waiting, feature in zip(batch, features, strict=True):
+                    if not waiting.feature.done():
+                        waiting.feature.set_result(feature)
+        self._workers.discard(cast(asyncio.Task[None], asyncio.current_task()))  # at once: the next photo must see it
 
     def _encode(self, batch: list[_Waiting]) -> Array:
         self._metrics.batch.observe(len(batch))
         with self._metrics.encoder.time():
-            return self._backbone.encode_images(np.stack([waiting.pixels for waiting in batch]))  # (B, D)
+            return self._backbone.encode_images(np.stack([waiting.pixels for waiting in batch]), lane=True)  # (B, D)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from functools import cache
 from typing import Any
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
@@ -21,8 +22,8 @@ class Metrics:
         self.registry = CollectorRegistry()
         on: dict[str, Any] = {"namespace": "edge_qprompt", "registry": self.registry}
         now: dict[str, Any] = {**on, "multiprocess_mode": "livesum"}
-        self.requests = Counter("requests", "Requests answered.", ["method", "route", "status"], **on)
-        self.seconds = Histogram("request_seconds", "Seconds from request to answer.", ["route"], buckets=SECONDS, **on)
+        self._requests = Counter("requests", "Requests answered.", ["method", "route", "status"], **on)
+        self._seconds = Histogram("request_seconds", "Seconds from request to answer.", ["route"], buckets=SECONDS, **on)
         self.batch = Histogram("batch_photos", "Photos encoded at once.", buckets=BATCHES, **on)
         self.encoder = Histogram("encoder_seconds", "Seconds of the image encoder a batch.", buckets=SECONDS, **on)
         self.waiting = Gauge("waiting_photos", "Photos that wait for the encoder or are in it.", **now)
@@ -30,6 +31,14 @@ class Metrics:
         self.resident_bytes = Gauge("resident_bytes", "Bytes of class features in memory.", **now)
         self.hits = Counter("resident_hits", "Class features that were in memory.", **on)
         self.misses = Counter("resident_misses", "Class features that had to be computed.", **on)
+
+        self._children = cache(lambda *labels: (self._requests.labels(*labels), self._seconds.labels(labels[1])))
+
+    def answered(self, method: str, route: str, status: int, seconds: float) -> None:
+        """Count a request; few different methods and routes, please."""
+        requests, times = self._children(method, route, status)
+        requests.inc()
+        times.observe(seconds)
 
     def text(self) -> bytes:
         """The exposition format."""

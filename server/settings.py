@@ -28,7 +28,7 @@ class Limits:
         pending_images: photos that wait for the encoder; more is 503.
         client_images: of them, those of one client (token or address); more is 429.
         pending_packs: packs that wait for their class features; more is 503.
-        batch: photos that are encoded at once; larger ones are slower on nano (docs/adr/0007-image-encoder.md).
+        batch: photos that a lane of the encoder takes at once; more win nothing (docs/adr/0007-image-encoder.md).
         residents_bytes: of class features that are kept in memory.
         packs_bytes: of packs that are kept in memory.
         retry_seconds: what Retry-After says.
@@ -50,7 +50,7 @@ class Limits:
     pending_images: int = 64
     client_images: int = 48
     pending_packs: int = 1000
-    batch: int = 4
+    batch: int = 2
     residents_bytes: int = 64 * MB
     packs_bytes: int = 16 * MB
     retry_seconds: int = 1

@@ -16,6 +16,7 @@ from server.encoder import PhotoEncoder
 from server.metrics import Metrics
 from server.residents import Residents
 from server.settings import ServerSettings
+from server.targets import Targets
 from server.tokens import Tokens
 
 log = structlog.get_logger("edge_qprompt.server")
@@ -38,6 +39,7 @@ class State:
     metrics: Metrics
     encoder: PhotoEncoder
     residents: Residents
+    targets: Targets
     ready: asyncio.Event = field(default_factory=asyncio.Event)
     body_bytes: int = 0
 
@@ -47,7 +49,8 @@ class State:
         catalogue = Catalogue(database)
         encoder = PhotoEncoder(backbone, settings.limits, metrics)
         residents = Residents(backbone, catalogue, settings.limits, metrics)
-        return cls(settings, database, backbone, catalogue, Tokens(database), metrics, encoder, residents)
+        targets = Targets(catalogue, backbone.manifest.short_fingerprint.hex())
+        return cls(settings, database, backbone, catalogue, Tokens(database), metrics, encoder, residents, targets)
 
     async def load(self) -> None:
         """Load both encoders by using them once; then the server is ready."""
@@ -61,7 +64,7 @@ class State:
 
     def _warm(self) -> None:
         size = self.backbone.manifest.preprocess.size
-        self.backbone.encode_images(np.zeros((1, 3, size, size), np.float32))
+        self.backbone.encode_images(np.zeros((1, 3, size, size), np.float32), lane=True)
         self.backbone.text.from_template(["photo"], "a {}.")
 
     def close(self) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -23,6 +24,7 @@ from edge_qprompt.statement import Envelope, Statement, sign
 from server.catalogue import Catalogue
 from server.database import FILE_NAME, Database
 from server.schema import metadata
+from server.targets import Targets
 from server.tokens import PREFIX, Tokens
 
 KEY, _ = new_key_pair()
@@ -161,6 +163,42 @@ def test_a_thousand_targets_in_the_order_asked(catalogue: Catalogue) -> None:
     assert [target.task for target in catalogue.targets("stable", FINGERPRINT.hex(), wanted)] == wanted
     with pytest.raises(NotFoundError, match="t0003"):
         catalogue.targets("stable", FINGERPRINT.hex(), names)
+
+
+def test_sqlite_tells_of_every_commit_and_of_nothing_else(tmp_path: Path) -> None:
+    mine, other = Database(str(tmp_path)), Database(str(tmp_path))
+    try:
+        seen = [mine.version()]
+        for database in (mine, other):  # as another process would
+            Catalogue(database).publish("a", pack(len(seen)), None, "me")
+            seen.append(mine.version())
+            mine.ping()
+            assert mine.version() == seen[-1]
+        assert None not in seen
+        assert len(set(seen)) == 3
+    finally:
+        mine.close()
+        other.close()
+
+
+def test_where_channels_point_is_asked_again_after_every_commit(database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
+    catalogue, asked = Catalogue(database), []
+    for i in range(2):
+        catalogue.publish("a", pack(i), None, "me")
+    read = catalogue.targets
+    monkeypatch.setattr(catalogue, "targets", lambda *of: asked.append(of) or read(*of))
+    targets = Targets(catalogue, FINGERPRINT.hex())
+
+    def version() -> int:
+        return asyncio.run(targets.find("stable", ["a"]))[0].version
+
+    catalogue.promote("a", "stable", 1, None, "me")
+    assert [version(), version()] == [1, 1]
+    catalogue.promote("a", "stable", 2, None, "me")
+    assert [version(), version()] == [2, 2]
+    with pytest.raises(NotFoundError):
+        asyncio.run(targets.find("stable", ["b"]))
+    assert len(asked) == (3 if database.version() is not None else 5)  # PostgreSQL is asked each time
 
 
 def test_writers_at_once_get_versions_and_serials_of_their_own(database: Database) -> None:

@@ -8,9 +8,12 @@ import pytest
 from pages import NARROWEST, PHOTO, OpenPage, Sites, assert_no_sideways, classified
 
 if TYPE_CHECKING:
-    from playwright.sync_api import Page
+    from playwright.sync_api import FileChooser, Page
 
 pytest_plugins = ("page_fixtures",)
+
+PRESSES = 10
+CHOOSER_MS = 1000
 
 # What has the focus, and whether a person can see it.
 FOCUS = """(() => {
@@ -71,11 +74,17 @@ def test_everything_is_done_with_the_keyboard(page: Page, sites: Sites) -> None:
     tab_to(page, "Skip to the content")
     page.keyboard.press("Enter")
     assert page.evaluate("document.activeElement.id") == "main"
+    choosers: list[FileChooser] = []
+    page.on("filechooser", lambda chooser: choosers.append(chooser))
     tab_to(page, "Choose a photo")
-    for key in ("Space", "Enter"):
-        with page.expect_file_chooser() as chooser:
+    for count, key in enumerate(("Space", "Enter"), 1):
+        for _ in range(PRESSES):  # a browser that still closes one chooser opens no other
             page.keyboard.press(key)
-    classified(page, lambda: chooser.value.set_files(PHOTO))
+            page.wait_for_timeout(CHOOSER_MS)
+            if len(choosers) >= count:
+                break
+        assert len(choosers) >= count, f"{key} opens no file chooser"
+    classified(page, lambda: choosers[-1].set_files(PHOTO))
     page.wait_for_selector(".answer")
     tab_to(page, "Also consider")
     page.keyboard.type("sock")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -106,6 +107,26 @@ def test_a_provider_that_onnxruntime_leaves_out_is_an_error(nano: Backbone, monk
     monkeypatch.setattr(ort, "InferenceSession", lambda *_, **__: session)
     with pytest.raises(BackboneError, match="cannot start cuda: install"):
         Session(nano.folder / "image.fp32.onnx", stored_low=True, providers=("CUDAExecutionProvider", *CPU))
+
+
+def test_lanes_give_the_same_features_and_share_one_session(nano: Backbone, monkeypatch: pytest.MonkeyPatch) -> None:
+    backbone = Backbone.open("nano")
+    monkeypatch.setattr("edge_qprompt.backbone.cores", lambda: 4)
+    assert backbone.lanes == 4
+    assert [Backbone.open("nano", threads=threads).lanes for threads in (1, 2, 3, 8)] == [4, 2, 1, 1]
+    made = []
+    monkeypatch.setattr("edge_qprompt.backbone.Session", lambda *args, **named: made.append(named) or Session(*args, **named))
+    size = backbone.manifest.preprocess.size
+    pixels = np.random.default_rng(0).standard_normal((4, 2, 3, size, size)).astype(np.float32)
+    with ThreadPoolExecutor(4) as pool:
+        found = list(pool.map(lambda batch: backbone.encode_images(batch, lane=True), pixels))
+    assert [(each["threads"], each["keep_memory"]) for each in made] == [(1, True)]
+    np.testing.assert_allclose(np.array(found), [nano.encode_images(batch) for batch in pixels], atol=2e-6)
+
+
+def test_what_is_no_processor_has_one_lane(nano: Backbone, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(nano, "providers", ("CUDAExecutionProvider", "CPUExecutionProvider"))
+    assert nano.lanes == 1
 
 
 def test_every_verb_says_so(edge_qprompt_command: Command, learned: Learned, tmp_path: Path) -> None:

@@ -25,7 +25,7 @@ GRACE_SECONDS = 30  # for what is under way when the server is asked to stop
 @click.option("--backbone", default="nano", show_default=True, metavar="NAME|DIR", help="Frozen model of all tasks.")
 @click.option("--precision", default="fp32", show_default=True, help="Image encoder: fp32, int8 or auto.")
 @click.option("--providers", default="cpu", show_default=True, metavar="NAMES", help="What runs the image encoder.")
-@click.option("--threads", type=click.IntRange(0), default=0, help="Of the encoder; 0, the default, is every core.")
+@click.option("--threads", type=click.IntRange(0), default=0, help="Cores that a batch uses; 0, the default, is one.")
 @click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on; 0.0.0.0 for all.")
 @click.option("--port", type=click.IntRange(0, 65535), default=8000, show_default=True, help="0 takes a free one.")
 @click.option("--workers", type=click.IntRange(1), default=1, show_default=True, help="Processes, each with its own encoder.")
@@ -41,7 +41,7 @@ GRACE_SECONDS = 30  # for what is under way when the server is asked to stop
 )
 @click.option("--max-megapixels", type=click.FloatRange(0.01), default=25.0, show_default=True, help="Of one photo.")
 @click.option("--cache-mb", type=click.IntRange(1), default=64, show_default=True, help="For packs that are ready to answer.")
-@click.option("--batch", type=click.IntRange(1), default=4, show_default=True, help="Photos encoded at once, at most.")
+@click.option("--batch", type=click.IntRange(1), default=2, show_default=True, help="Photos in a batch, at most.")
 @click.option("--queue", type=click.IntRange(1), default=64, show_default=True, help="Photos that may wait; more get 503.")
 def command(host: str, port: int, workers: int, root_path: str, **options: Any) -> None:
     """Keep tasks and packs, hand them to devices, and classify photos, in one process.

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Query, Request
-from starlette.concurrency import run_in_threadpool
 from starlette.datastructures import UploadFile
 
 from edge_qprompt.errors import PhotoError
@@ -91,8 +90,7 @@ async def classify(
             # encoded while the packs are made ready; where one fails, the others are called off
             async with _first_error() as group:
                 features = [group.create_task(state.encoder.encode(photo.data, name)) for photo, name in named]
-                fingerprint = state.backbone.manifest.short_fingerprint.hex()
-                targets = await run_in_threadpool(state.catalogue.targets, channel, fingerprint, wanted)
+                targets = await state.targets.find(channel, wanted)
                 if not targets:
                     raise Problem(404, f"there is no task with a channel {channel} for this backbone: push a pack first")
                 if len(added) * len(targets) > (most := state.settings.limits.added):
