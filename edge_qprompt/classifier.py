@@ -13,6 +13,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import repeat
 from pathlib import Path
 from typing import NamedTuple
 
@@ -103,14 +104,14 @@ class _Stack:
 
     Attributes:
         names: N tasks.
-        labels: (S) class names.
+        labels: (S,) class names.
         class_features: (S, D) float32, unit length.
         starts: (N,) int64, the first class of each task.
         counts: (N,) int64, the classes of each task, at least 1.
     """
 
     names: tuple[str, ...]
-    labels: tuple[str, ...]
+    labels: NDArray[np.object_]
     class_features: Array
     starts: NDArray[np.int64]
     counts: NDArray[np.int64]
@@ -119,7 +120,7 @@ class _Stack:
     def of(cls, tasks: Mapping[str, Classifier]) -> _Stack:
         """Stack at least one task."""
         counts = np.array([len(task.labels) for task in tasks.values()], np.int64)
-        labels = tuple(label for task in tasks.values() for label in task.labels)
+        labels = np.array([label for task in tasks.values() for label in task.labels], object)
         features = np.concatenate([task.class_features for task in tasks.values()])
         return cls(tuple(tasks), labels, features, np.cumsum(counts) - counts, counts)
 
@@ -136,9 +137,8 @@ class _Stack:
         # by task, then best first: bits of floats from 0 on are ordered as they are; ties stay in the order of the labels
         order = np.argsort((task << 32) - probabilities.view(np.int32), kind="stable")
         best = order[np.arange(len(order)) - self.starts[task] < top]
-        found = list(
-            map(Prediction._make, zip([self.labels[i] for i in best.tolist()], probabilities[best].tolist(), strict=True))
-        )
+        pairs = zip(self.labels[best].tolist(), probabilities[best].tolist(), strict=True)
+        found = list(map(tuple.__new__, repeat(Prediction), pairs))  # as Prediction._make, without a Python frame each
         ends = np.cumsum(np.minimum(self.counts, top)).tolist()
         return {name: found[start:end] for name, start, end in zip(self.names, [0, *ends], ends, strict=False)}
 
