@@ -25,6 +25,9 @@ from edge_qprompt.errors import FingerprintError, PackError
 from edge_qprompt.pack import Method, Pack, Precision, Role, Section, Tag
 from edge_qprompt.photo import decode_photo, read_photo, to_pixels
 from edge_qprompt.prompts import DEFAULT_TEMPLATE, check_template
+from edge_qprompt.residual import with_residuals
+
+KNOWN = frozenset(Role)
 
 Array = NDArray[np.float32]
 
@@ -60,10 +63,11 @@ class Classifier:
             raise PackError("the pack holds no class names: give them with labels (--labels a,b,c)")
         self.labels: tuple[str, ...] = names
         self.backbone = backbone
-        self.class_features = class_features(backbone, pack, names)  # (C, D)
+        text = class_features(backbone, pack, names)
+        self.class_features, self.offsets = with_residuals(pack, names, text)  # (C, D), (C,)
 
     def logits(self, features: Array) -> Array:
-        """Scaled cosine similarities.
+        """Scaled cosine similarities, with their offsets.
 
         Args:
             features: (B, D) float32, unit length.
@@ -72,7 +76,7 @@ class Classifier:
             (B, C) float32.
         """
         scale = np.float32(self.backbone.manifest.logit_scale)
-        return np.asarray(scale * features @ self.class_features.T, np.float32)
+        return np.asarray(scale * (features @ self.class_features.T + self.offsets), np.float32)
 
     def probabilities(self, features: Array) -> Array:
         """Softmax of the logits, (B, C) float32."""
@@ -106,6 +110,7 @@ class _Stack:
         names: N tasks.
         labels: (S,) class names.
         class_features: (S, D) float32, unit length.
+        offsets: (S,) float32, added to the cosines.
         starts: (N,) int64, the first class of each task.
         counts: (N,) int64, the classes of each task, at least 1.
     """
@@ -113,6 +118,7 @@ class _Stack:
     names: tuple[str, ...]
     labels: NDArray[np.object_]
     class_features: Array
+    offsets: Array
     starts: NDArray[np.int64]
     counts: NDArray[np.int64]
 
@@ -122,7 +128,8 @@ class _Stack:
         counts = np.array([len(task.labels) for task in tasks.values()], np.int64)
         labels = np.array([label for task in tasks.values() for label in task.labels], object)
         features = np.concatenate([task.class_features for task in tasks.values()])
-        return cls(tuple(tasks), labels, features, np.cumsum(counts) - counts, counts)
+        offsets = np.concatenate([task.offsets for task in tasks.values()])
+        return cls(tuple(tasks), labels, features, offsets, np.cumsum(counts) - counts, counts)
 
     def softmax(self, logits: Array) -> Array:
         """Softmax of (B, S) within each task, (B, S) float32."""
@@ -235,10 +242,11 @@ class Tasks:
         return stack.rank(stack.softmax(self._logits(stack, feature[None]))[0], top)
 
     def _logits(self, stack: _Stack, features: Array) -> Array:
-        scaled = np.float32(self.backbone.manifest.logit_scale) * features
         if len(features) == 1:  # bound by memory: on a busy machine BLAS waits longer for its threads than it computes
-            return np.asarray(np.einsum("bd,sd->bs", scaled, stack.class_features), np.float32)  # (1, S)
-        return np.asarray(scaled @ stack.class_features.T, np.float32)  # (B, S)
+            cosines = np.einsum("bd,sd->bs", features, stack.class_features)  # (1, S)
+        else:
+            cosines = features @ stack.class_features.T  # (B, S)
+        return np.asarray(np.float32(self.backbone.manifest.logit_scale) * (cosines + stack.offsets), np.float32)
 
     def _stacked(self) -> _Stack | None:
         with self._lock:
@@ -266,12 +274,12 @@ def encode_photo(backbone: Backbone, photo: str | Path | bytes) -> Array:
 
 
 def class_features(backbone: Backbone, pack: Pack, names: Sequence[str]) -> Array:
-    """Class features of a pack, (C, D) float32, unit length.
+    """Class features of a pack's prompt alone, (C, D) float32, unit length.
 
     Raises:
         PackError: the pack holds tensors that this version does not know how to use.
     """
-    if unknown := [tensor.role for tensor in pack.tensors if tensor.role != Role.CTX]:
+    if unknown := [tensor.role for tensor in pack.tensors if tensor.role not in KNOWN]:
         raise PackError(f"the pack holds tensors of role {unknown[0]}, which this version cannot run: upgrade edge-qprompt")
     ctx = pack.tensor(Role.CTX)
     if ctx is not None:

@@ -58,6 +58,17 @@ class Method(IntEnum):
     ZERO_SHOT = 0
     COOP = 1
     QCOOP = 2
+    KGCOOP = 3
+    PROGRAD = 4
+    PTQ_COOP = 5
+    NOISE_COOP = 6
+    QRES = 7
+    QCOOP_PLUS_QRES = 8
+
+    @property
+    def label(self) -> str:
+        """As the command line calls it."""
+        return self.name.lower().replace("_plus_", "+").replace("_", "-")
 
 
 class Precision(IntEnum):

@@ -6,7 +6,9 @@ A section checks itself, so the writer cannot make one that the reader refuses.
 from __future__ import annotations
 
 import hashlib
+import math
 import re
+import struct
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import IntEnum
@@ -15,6 +17,7 @@ from edge_qprompt.errors import PackError
 from edge_qprompt.pack_layout import ESSENTIAL_BELOW, MAX_NAMES, SECTION
 
 SHA256_BYTES = 32
+FLOAT = struct.Struct("<f")
 # what would break a line, a terminal or a C string; surrogates (file names that are not UTF-8) have no UTF-8
 UNPRINTABLE = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
 
@@ -23,6 +26,7 @@ class Tag(IntEnum):
     """What a section holds. Tags below 128 are essential: a reader that does not know one refuses."""
 
     TEMPLATE = 1
+    RESIDUAL_BIAS = 2
     CLASS_NAMES = 128
     NAMES_DIGEST = 129
     PROVENANCE = 130
@@ -87,6 +91,10 @@ def _check_known(tag: Tag, data: bytes) -> None:
     if tag == Tag.NAMES_DIGEST:
         if len(data) != SHA256_BYTES:
             raise PackError(f"section {kind} has {len(data)} bytes, a SHA-256 has {SHA256_BYTES}")
+        return
+    if tag == Tag.RESIDUAL_BIAS:
+        if len(data) != FLOAT.size or not math.isfinite(FLOAT.unpack(data)[0]):
+            raise PackError(f"section {kind} must be one finite float32")
         return
     try:
         text = data.decode()

@@ -25,6 +25,7 @@ class Role(IntEnum):
     """What a tensor is for."""
 
     CTX = 1
+    RESIDUAL = 2
 
 
 @dataclass(frozen=True, eq=False)

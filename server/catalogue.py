@@ -259,7 +259,7 @@ def _store(db: Connection, pack: Pack) -> None:
         "data": pack.encode(),
         "size": pack.size,
         "backbone": pack.fingerprint.hex(),
-        "method": Method(pack.method).name.lower() if pack.method in set(Method) else str(pack.method),
+        "method": Method(pack.method).label if pack.method in set(Method) else str(pack.method),
         "bits": None if ctx is None else ctx.bits,
         "class_names": list(pack.class_names or ()),
     }

@@ -15,6 +15,7 @@ import torch
 
 import edge_qprompt
 from edge_qprompt import Backbone, Classifier
+from edge_qprompt.classifier import zero_shot
 from edge_qprompt.dataset import Dataset, load_dataset
 from edge_qprompt.errors import CheckpointError, EdgeQPromptError
 from edge_qprompt.features import extract
@@ -52,6 +53,7 @@ def problem(backbone: Backbone, clothes: Dataset) -> Problem:
         initial_context(backbone, 4, 1),
         features.values,
         np.array(clothes.train.labels),
+        zero_shot(backbone, clothes.names).class_features,
         EngineSettings(),
     )
 

@@ -205,7 +205,7 @@ REFUSED = {
         "would have 33554433 bytes, at most 33554432",
     ),
     "names twice": (lambda: qcoop(sections=(names_section("a"), names_section("b"))), "more than one section class_names"),
-    "unknown essential section": (lambda: Section(2, b""), "the pack needs feature 2"),
+    "unknown essential section": (lambda: Section(127, b""), "the pack needs feature 127"),
     "tag of two bytes": (lambda: Section(256, b""), "a section of tag 256"),
     "role of two bytes": (lambda: PackTensor.raw(256, np.ones(1, np.float32)), "a tensor of role 256"),
     "0 dimensions": (lambda: PackTensor.raw(1, np.float32(1)), "a tensor of shape (): 1 to 4 dimensions"),

@@ -86,6 +86,8 @@ DAMAGES: dict[str, tuple[bytes, str]] = {
         with_section(127, b""),
         "the pack needs feature 127, which this program does not know: upgrade",
     ),
+    "residual bias of 3 bytes": (with_section(2, bytes(3)), "section residual_bias must be one finite float32"),
+    "residual bias not finite": (with_section(2, b"\0\0\xc0\x7f"), "section residual_bias must be one finite float32"),
     "names twice": (sealed_sections([(128, b"a"), (128, b"b")]), "the pack has more than one section class_names"),
     "no names": (with_section(128, b""), "a class name is blank"),
     "names ending in a line feed": (with_section(128, b"a\nb\n"), "a class name is blank"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import struct
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
@@ -51,6 +52,8 @@ def test_any_pack_reads_the_same(read: Read, pack: Pack) -> None:
     assert (got["size"], got["fingerprint"]) == (pack.size, pack.fingerprint.hex())
     assert got["classNames"] == (None if pack.class_names is None else list(pack.class_names))
     assert got["template"] == pack.template
+    bias = pack.section(Tag.RESIDUAL_BIAS)
+    assert got["residualBias"] == (None if bias is None else struct.unpack("<f", bias)[0])
     provenance = pack.section(Tag.PROVENANCE)
     assert got["provenance"] == (None if provenance is None else provenance.decode())
     assert [section["size"] for section in got["sections"]] == [section.size for section in pack.sections]

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
 MAXRSS_UNIT = 1 if sys.platform == "darwin" else 1024  # getrusage: bytes on macOS, kilobytes elsewhere
 STATUS = Path("/proc/self/status")
+FAST = "qres"
 CURVE_POINTS = 200  # more than a plot can show, and a report stays small
 
 
@@ -65,9 +66,14 @@ class _Batch(click.ParamType):  # type: ignore[type-arg]  # generic only in newe
     type=click.Choice(list(METHODS)),
     default="qcoop",
     show_default=True,
-    help="qcoop: quantized prompt; coop: the same as float16; zero-shot: the hand-written prompt, nothing learned.",
+    help="qcoop: a quantized prompt; qres: what the photos add to each class name, quantized, without steps; qcoop+qres: both; "
+    "zero-shot: the hand-written prompt, nothing learned; the others are baselines.",
 )
-@click.option("--bits", type=click.IntRange(1, 8), default=1, show_default=True, help="Bits a prompt weight (qcoop).")
+@click.option("--fast", is_flag=True, help="The same as --method qres: milliseconds after the photos are encoded.")
+@click.option("--bits", type=click.IntRange(1, 8), default=1, show_default=True, help="Bits a prompt weight.")
+@click.option(
+    "--residual-bits", type=click.IntRange(1, 8), default=2, show_default=True, help="Bits a class residual (qres, qcoop+qres)."
+)
 @click.option("--ctx", type=click.IntRange(1, 64), default=4, show_default=True, help="Learned tokens.")
 @click.option("--shots", type=click.IntRange(1), default=16, show_default=True, help="Training photos a class, at most.")
 @terminal.classes_option
@@ -113,6 +119,7 @@ def command(data: Path, out: Path, as_json: bool, names: Path | None, resume: bo
 
     \b
       edge-qprompt adapt photos/ --out flowers.qpk
+      edge-qprompt adapt photos/ --out flowers.qpk --fast             no learning steps
       edge-qprompt adapt photos/ --out flowers.qpk --shots 4 --bits 2 --views 4
       edge-qprompt adapt photos/ --out base.qpk --classes base      first half of the classes
       edge-qprompt adapt photos/ --out flowers.qpk --resume         after Ctrl-C or a power cut
@@ -123,6 +130,8 @@ def command(data: Path, out: Path, as_json: bool, names: Path | None, resume: bo
     from edge_qprompt.pack import names_section
     from edge_qprompt.prompts import check_template
 
+    if options["fast"] and click.get_current_context().get_parameter_source("method") is not click.core.ParameterSource.DEFAULT:
+        raise click.UsageError("--fast is a method of its own: leave --method out")
     if importlib.util.find_spec("torch") is None:
         raise MissingExtraError("torch", "adapt")
     _check_target(out)
@@ -158,14 +167,16 @@ def _settings(options: dict[str, Any]) -> AdaptSettings:
     from edge_qprompt.quantizer import ClusterSettings
 
     return AdaptSettings(
-        method=options["method"],
+        method=FAST if options["fast"] else options["method"],
         n_ctx=options["ctx"],
         shots=options["shots"],
         views=options["views"],
         strict=options["strict"],
         provenance=options["provenance"],
         loop=LoopSettings(epochs=options["epochs"], batch=options["batch"], lr=options["lr"], seed=options["seed"]),
-        method_settings=MethodSettings(ClusterSettings(bits=options["bits"]), options["template"]),
+        method_settings=MethodSettings(
+            ClusterSettings(bits=options["bits"]), options["template"], residual_bits=options["residual_bits"]
+        ),
         engine=EngineSettings(options["engine"], options["memory"] << 20),
     )
 

@@ -48,7 +48,7 @@ def describe(pack: Any, path: str) -> dict[str, Any]:
         "names_bytes": names,
         "section_bytes": sections,
         "overhead_bytes": total - payload - names - sections,
-        "method": _name(Method, pack.method),
+        "method": Method(pack.method).label if pack.method in set(Method) else f"unknown ({pack.method})",
         "precision": _name(Precision, pack.precision),
         "backbone_fingerprint": pack.fingerprint.hex(),
         "tensors": [

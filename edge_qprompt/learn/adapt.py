@@ -42,6 +42,7 @@ class AdaptSettings:
     Attributes:
         method: a key of METHODS.
         n_ctx: learned tokens.
+        words: start from "a photo of a" where that is as many tokens, not at random.
         shots: training photos a class, at most.
         views: views of each training photo; 1 is the centre crop alone.
         strict: an unreadable photo is an error.
@@ -53,6 +54,7 @@ class AdaptSettings:
 
     method: str = "qcoop"
     n_ctx: int = 4
+    words: bool = True
     shots: int = 16
     views: int = 1
     strict: bool = False
@@ -151,7 +153,7 @@ def adapt(
     backbone.close()  # one large thing in memory at a time: image encoder, text encoder, torch with the text tower
     by_hand = zero_shot(backbone, data.names, settings.method_settings.template)
     backbone.close()
-    learned = _learn(backbone, data, settings, train, checkpoint, resume, progress)
+    learned = _learn(backbone, data, settings, train, by_hand, checkpoint, resume, progress)
     backbone.close()
     clock.lap("learn")
     precision = Precision[backbone.precision.upper()]
@@ -195,6 +197,7 @@ def _learn(
     data: Dataset,
     settings: AdaptSettings,
     train: Labelled,
+    by_hand: Classifier,
     checkpoint: Path | None,
     resume: bool,
     progress: Progress,
@@ -205,8 +208,10 @@ def _learn(
     from edge_qprompt.learn.problem import Problem, initial_context
     from edge_qprompt.learn.threads import torch_threads
 
-    start = initial_context(backbone, settings.n_ctx, settings.loop.seed)
-    problem = Problem.of(backbone, data.names, start, train.features.values, train.labels, settings.engine)
+    start = initial_context(backbone, settings.n_ctx, settings.loop.seed, words=settings.words)
+    problem = Problem.of(
+        backbone, data.names, start, train.features.values, train.labels, by_hand.class_features, settings.engine
+    )
     method = METHODS[settings.method](problem, settings.method_settings)
     file = CheckpointFile(checkpoint, _digest(backbone, data, settings, train), resume) if checkpoint else None
 

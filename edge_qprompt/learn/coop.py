@@ -5,20 +5,22 @@ from __future__ import annotations
 from torch import Tensor
 
 from edge_qprompt.learn.problem import Problem
+from edge_qprompt.learn.settings import MethodSettings
 from edge_qprompt.pack import Method as MethodNumber
 from edge_qprompt.pack import PackTensor, Role, Section
 
 
 class CoOp:
-    """Method `coop`.
+    """Method `coop`, and what others of its kind share.
 
     Args:
         problem: what to learn from.
+        settings: nothing of them.
     """
 
-    number = MethodNumber.COOP
+    number: MethodNumber = MethodNumber.COOP
 
-    def __init__(self, problem: Problem) -> None:
+    def __init__(self, problem: Problem, settings: MethodSettings) -> None:
         self._problem = problem
         self._ctx = problem.start.clone().requires_grad_()
         self.parameters = {"ctx": self._ctx}

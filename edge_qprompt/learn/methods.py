@@ -1,8 +1,14 @@
-"""The methods by the name that the command line takes; each is imported when it is asked for, since names need no torch."""
+"""The methods by the name that the command line takes; each is imported when it is asked for, since names need no torch.
+
+A method is a file with a class as `method.Method` describes it, made with a problem and the settings. One of another
+package is found by its entry point in the group `edge_qprompt.methods`, and is used like those here.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
+from functools import cached_property
+from importlib.metadata import EntryPoint, entry_points
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -10,23 +16,39 @@ if TYPE_CHECKING:
     from edge_qprompt.learn.problem import Problem
     from edge_qprompt.learn.settings import MethodSettings
 
+    Factory = Callable[[Problem, MethodSettings], Method]
 
-def _qcoop(problem: Problem, settings: MethodSettings) -> Method:
-    from edge_qprompt.learn.qcoop import QCoOp
-
-    return QCoOp(problem, settings.clusters)
-
-
-def _coop(problem: Problem, _: MethodSettings) -> Method:
-    from edge_qprompt.learn.coop import CoOp
-
-    return CoOp(problem)
-
-
-def _zero_shot(_: Problem, settings: MethodSettings) -> Method:
-    from edge_qprompt.learn.zero_shot import ZeroShot
-
-    return ZeroShot(settings.template)
+GROUP = "edge_qprompt.methods"
+OURS = {
+    "qcoop": "qcoop:QCoOp",
+    "qres": "qres:QRes",
+    "qcoop+qres": "qres:QCoOpQRes",
+    "coop": "coop:CoOp",
+    "kgcoop": "kgcoop:KgCoOp",
+    "prograd": "prograd:ProGrad",
+    "ptq-coop": "ptq_coop:PTQCoOp",
+    "noise-coop": "noise_coop:NoiseCoOp",
+    "zero-shot": "zero_shot:ZeroShot",
+}
 
 
-METHODS: dict[str, Callable[[Problem, MethodSettings], Method]] = {"qcoop": _qcoop, "coop": _coop, "zero-shot": _zero_shot}
+class Methods(Mapping[str, "Factory"]):
+    """See the module."""
+
+    @cached_property
+    def _found(self) -> dict[str, EntryPoint]:
+        ours = {name: EntryPoint(name, f"edge_qprompt.learn.{place}", GROUP) for name, place in OURS.items()}
+        return {point.name: point for point in entry_points(group=GROUP)} | ours
+
+    def __getitem__(self, name: str) -> Factory:
+        factory: Factory = self._found[name].load()
+        return factory
+
+    def __iter__(self) -> Iterator[str]:
+        return iter((*OURS, *(name for name in self._found if name not in OURS)))
+
+    def __len__(self) -> int:
+        return len(self._found)
+
+
+METHODS = Methods()

@@ -34,6 +34,7 @@ class Problem:
         logit_scale: factor on the cosine similarities.
         features: (N, V, D) float32, unit length.
         labels: (N,) int64, 0 to C - 1.
+        by_hand: (C, D) class features of the hand-written prompt, unit length.
         choose: opens the text tower; a method that does not learn never asks for it.
     """
 
@@ -41,6 +42,7 @@ class Problem:
     logit_scale: float
     features: Tensor
     labels: Tensor
+    by_hand: Tensor
     choose: Callable[[], Engine]
 
     @classmethod
@@ -51,6 +53,7 @@ class Problem:
         start: Tensor,
         features: NDArray[np.float32],
         labels: NDArray[np.int64],
+        by_hand: NDArray[np.float32],
         settings: EngineSettings,
     ) -> Problem:
         """Check the names and put everything together.
@@ -68,7 +71,7 @@ class Problem:
             tower = TextTower(backbone.text_weights, backbone.manifest.text)
             return choose(settings, tower, tower.suffixes(rows, len(start)), start, loss)
 
-        return cls(start, scale, photos, classes, chosen)
+        return cls(start, scale, photos, classes, torch.from_numpy(by_hand), chosen)
 
     @cached_property
     def engine(self) -> Engine:
@@ -79,23 +82,27 @@ class Problem:
         """
         return self.choose()
 
+    def scaled(self, features: Tensor, classes: Tensor) -> Tensor:
+        """Scaled cosine similarities (B, C) of features (B, D) to class features (C, D)."""
+        return self.logit_scale * features @ classes.T
+
     def logits(self, ctx: Tensor, features: Tensor) -> Tensor:
         """Scaled cosine similarities (B, C) of features (B, D) under a context (n, W)."""
-        return self.logit_scale * features @ self.engine.encode(ctx).T
+        return self.scaled(features, self.engine.encode(ctx))
 
     def cross_entropy(self, ctx: Tensor, features: Tensor, labels: Tensor) -> Tensor:
         """Mean cross-entropy of features (B, D) with labels (B,) under a context (n, W)."""
         return F.cross_entropy(self.logits(ctx, features), labels)
 
 
-def initial_context(backbone: Backbone, n_ctx: int, seed: int) -> Tensor:
-    """Where learning starts: the words "a photo of a" if they are n_ctx tokens, else N(0, 0.02^2).
+def initial_context(backbone: Backbone, n_ctx: int, seed: int, *, words: bool = True) -> Tensor:
+    """Where learning starts: the words "a photo of a" if they are wanted and n_ctx tokens, else N(0, 0.02^2).
 
     Returns:
         (n_ctx, W) float32.
     """
     ids = backbone.tokenizer.encode(INITIAL_TEXT)
-    if len(ids) == n_ctx:
+    if words and len(ids) == n_ctx:
         return torch.from_numpy(backbone.text_weights.token_vectors(ids))
     draws = np.random.default_rng(seed).normal(0.0, INITIAL_STD, (n_ctx, backbone.manifest.text.width))
     return torch.from_numpy(draws.astype(np.float32))

@@ -8,10 +8,10 @@ from __future__ import annotations
 from torch import Tensor
 
 from edge_qprompt.learn.problem import Problem
+from edge_qprompt.learn.settings import MethodSettings
 from edge_qprompt.learn.straight_through import StraightThrough
 from edge_qprompt.pack import Method as MethodNumber
 from edge_qprompt.pack import PackTensor, Role, Section
-from edge_qprompt.quantizer import ClusterSettings
 
 
 class QCoOp:
@@ -19,15 +19,15 @@ class QCoOp:
 
     Args:
         problem: what to learn from.
-        settings: bits, and when to cluster again.
+        settings: `clusters`: bits, and when to cluster again.
     """
 
     number = MethodNumber.QCOOP
 
-    def __init__(self, problem: Problem, settings: ClusterSettings) -> None:
+    def __init__(self, problem: Problem, settings: MethodSettings) -> None:
         self._problem = problem
         self._ctx = problem.start.clone().requires_grad_()
-        self._quantizer = StraightThrough(problem.start, settings)
+        self._quantizer = StraightThrough(problem.start, settings.clusters)
         self.parameters = {"ctx": self._ctx}
 
     def loss(self, features: Tensor, labels: Tensor) -> Tensor:

@@ -84,7 +84,13 @@ class MethodSettings:
     Attributes:
         clusters: of the quantizing methods.
         template: of the hand-written prompt.
+        residual_bits: b of class residuals.
+        noise_std: of Noise-CoOp, in the units of the token vectors.
+        noise_seed: of its draws.
     """
 
     clusters: ClusterSettings = field(default_factory=ClusterSettings)
     template: str = DEFAULT_TEMPLATE
+    residual_bits: int = 2
+    noise_std: float = 0.01
+    noise_seed: int = 1

@@ -25,6 +25,11 @@ def threads_for(work: float) -> int:
     return 1 if work < SMALL_STEP else torch.get_num_threads()
 
 
+def one_core() -> None:
+    """For a process among several: its steps use one thread."""
+    torch.set_num_threads(1)
+
+
 @contextmanager
 def torch_threads(count: int) -> Iterator[None]:
     """Run a block with `count` torch threads, then restore the number."""

@@ -5,6 +5,8 @@ from __future__ import annotations
 from torch import Tensor
 
 from edge_qprompt.errors import PromptError
+from edge_qprompt.learn.problem import Problem
+from edge_qprompt.learn.settings import MethodSettings
 from edge_qprompt.pack import Method as MethodNumber
 from edge_qprompt.pack import PackTensor, Section, Tag
 
@@ -13,14 +15,15 @@ class ZeroShot:
     """Method `zero-shot`.
 
     Args:
-        template: with {} where the class name goes.
+        problem: nothing of it.
+        settings: `template`, with {} where the class name goes.
     """
 
     number = MethodNumber.ZERO_SHOT
 
-    def __init__(self, template: str) -> None:
+    def __init__(self, problem: Problem, settings: MethodSettings) -> None:
         self.parameters: dict[str, Tensor] = {}
-        self._template = template
+        self._template = settings.template
 
     def loss(self, features: Tensor, labels: Tensor) -> Tensor:
         """There is none."""

@@ -70,7 +70,7 @@ function axis(left, right, kind = "") {
   return el("div", { class: `axis ${kind}`.trim(), "aria-hidden": "true" }, el("span", {}, left), el("span", {}, right));
 }
 
-/** Every weight of a prompt as a small square, the darker the higher its value; null for one too large to draw. */
+/** Every weight of a tensor as a small square, the darker the higher its value; null for one too large to draw. */
 export function strip(tensor) {
   const scalars = scalarsOf(tensor);
   if (scalars > STRIP) return null;
@@ -89,7 +89,7 @@ export function strip(tensor) {
   paths.delete(0);
   const drawn = [...paths].map(([level, d]) => svg("path", { d, "fill-opacity": level.toFixed(3) }));
   const height = tokens * (lines + 1) - 1;
-  const text = `All ${count(scalars)} weights of the prompt as squares: ${plural(tokens, "token", "tokens")} of width ${width}`;
+  const text = `All ${count(scalars)} weights as squares: ${plural(tokens, "row", "rows")} of ${width}`;
   return svg("svg", { class: "strip", viewBox: `0 0 ${columns} ${height}`, role: "img", "aria-label": text }, ...rows, ...drawn);
 }
 

@@ -14,8 +14,8 @@ const SECTION = 5;
 const RAW_BITS = 16;
 const MAGIC = 0x89_51_50_4b; // read big-endian
 const ESSENTIAL_BELOW = 128;
-const TAGS = { 1: "template", 128: "classNames", 129: "namesDigest", 130: "provenance" };
-const METHODS = ["zero-shot", "coop", "qcoop"];
+const TAGS = { 1: "template", 2: "residualBias", 128: "classNames", 129: "namesDigest", 130: "provenance" };
+const METHODS = ["zero-shot", "coop", "qcoop", "kgcoop", "prograd", "ptq-coop", "noise-coop", "qres", "qcoop+qres"];
 const PRECISIONS = ["fp32", "int8"];
 const UNPRINTABLE = /[\u0000-\u001f\u007f-\u009f\u2028\u2029]/;
 
@@ -24,7 +24,8 @@ export class PackError extends Error {}
 
 /** Decode an ArrayBuffer.
  *
- * Returns {size, method, precision, fingerprint, tensors, sections, classNames, template, namesDigest, provenance}; a tensor has
+ * Returns {size, method, precision, fingerprint, tensors, sections, classNames, template, residualBias, namesDigest,
+ * provenance}; a tensor has
  * {role, bits, shape, codebook, indexes, values, size, payload}: codebook and indexes are null in a raw one, values is null in a
  * quantized one.
  */
@@ -140,7 +141,7 @@ function readIndexes(stream, count, bits) {
 }
 
 function readSections(reader) {
-  const found = { classNames: null, template: null, namesDigest: null, provenance: null };
+  const found = { classNames: null, template: null, residualBias: null, namesDigest: null, provenance: null };
   const sections = [];
   while (reader.at < reader.end) {
     check(sections.length < MAX_SECTIONS, `more than ${MAX_SECTIONS} sections`);
@@ -161,6 +162,11 @@ function readKnown(name, data) {
   if (name === "namesDigest") {
     check(data.length === 32, "the digest of the class names is not 32 bytes");
     return data;
+  }
+  if (name === "residualBias") {
+    const value = data.length === 4 ? new DataView(data.buffer, data.byteOffset).getFloat32(0, true) : NaN;
+    check(Number.isFinite(value), "the residual bias is not one finite number");
+    return value;
   }
   const text = decodeText(data);
   if (name === "classNames") return readNames(text);

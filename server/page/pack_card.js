@@ -7,7 +7,7 @@ import { scalarsOf } from "./pack.js";
 
 const FLOAT16 = 2; // bytes a weight as CoOp stores it
 const FRAME = 28; // head and checksum
-const CTX = 1; // role
+const ROLES = { 1: { what: "prompt", row: "token" }, 2: { what: "class residuals", row: "class" } };
 const NAMES = 128; // tag
 const NAMED = 16; // largest codebook whose values are all written out
 
@@ -15,7 +15,7 @@ const NAMED = 16; // largest codebook whose values are all written out
 export function packCard(pack, shown) {
   const prompts = pack.tensors.map((tensor, i) => tensorPart(tensor, i));
   return section("What is in the pack",
-    pack.template !== null && el("p", {}, "A prompt written by hand, nothing learned: ", el("q", {}, nameOf(pack.template))),
+    pack.template !== null && el("p", {}, pack.tensors.length ? "Below it, a prompt written by hand: " : "A prompt written by hand, nothing learned: ", el("q", {}, nameOf(pack.template))),
     ...prompts,
     el("h3", {}, "Where the bytes go"),
     sizes(pack),
@@ -27,7 +27,7 @@ export function packCard(pack, shown) {
 }
 
 function tensorPart(tensor, i) {
-  const what = tensor.role === CTX ? "prompt" : `tensor ${i}, role ${tensor.role}`;
+  const { what, row } = ROLES[tensor.role] ?? { what: `tensor ${i}, role ${tensor.role}`, row: "entry of the first dimension" };
   const width = tensor.codebook ? `${plural(tensor.bits, "bit", "bits")} each` : "float16, not quantized";
   const squares = strip(tensor);
   return el("div", { class: "tensor" },
@@ -35,7 +35,7 @@ function tensorPart(tensor, i) {
       `The ${what}: `,
       el("strong", {}, `${tensor.shape.join(" \u00d7 ")} weights, ${width}`),
       `, ${count(scalarsOf(tensor))} in all.`),
-    squares && el("figure", { class: "chart" }, squares, el("figcaption", {}, "Every weight, a row of squares for each token")),
+    squares && el("figure", { class: "chart" }, squares, el("figcaption", {}, `Every weight, a row of squares for each ${row}`)),
     tensor.codebook && codebook(tensor),
     histogram(tensor));
 }

@@ -1,0 +1,41 @@
+"""Tables and pictures of docs/results.md, from the lines that `edge-qprompt bench` has left in benchmarks/results.
+
+python benchmarks/results.py
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from edge_qprompt.bench import report
+from edge_qprompt.bench.cell import Row
+
+HERE = Path(__file__).parent
+DOCS = HERE.parent / "docs"
+PAGE = DOCS / "results.md"
+
+
+def rows_of(path: Path) -> list[Row]:
+    """All rows of a file, in its order."""
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+def main() -> None:
+    """Put each table between its marks."""
+    text = PAGE.read_text()
+    for path in sorted((HERE / "results").rglob("*.jsonl")):
+        protocol = path.stem
+        name = protocol if path.parent.name == "results" else f"{protocol}-{path.parent.name}"
+        mark = f"<!-- {name} -->"
+        if text.count(mark) != 2:
+            raise SystemExit(f"{PAGE} needs {mark} twice, around the table")
+        found = report.lines(protocol, rows_of(path))
+        before, _, after = text.split(mark)
+        text = before + "\n".join([mark, *report.markdown(found), mark]) + after
+        report.plot(protocol, found, DOCS / f"{name}.png")
+    PAGE.write_text(text)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,130 @@
+"""`edge-qprompt bench`: the papers' protocols on one's own photos."""
+
+from __future__ import annotations
+
+import importlib.util
+import re
+import shlex
+import sys
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from device_agent import terminal
+from edge_qprompt.errors import DataError, MissingExtraError
+
+if TYPE_CHECKING:
+    from edge_qprompt.bench.cell import Cell
+
+PROTOCOLS = ("base-to-new", "few-shot", "domain", "cross-dataset", "ablation")
+
+
+def _numbers(ctx: click.Context, param: click.Parameter, value: str) -> list[int]:  # noqa: ARG001  click's signature
+    if not re.fullmatch(r"\d+(,\d+)*", value):
+        raise click.BadParameter("give numbers with commas between them, e.g. 1,2,3")
+    return list(dict.fromkeys(map(int, value.split(","))))
+
+
+@click.command("bench", short_help="Measure methods by the papers' protocols.")
+@click.argument("protocol", type=click.Choice(PROTOCOLS))
+@click.option(
+    "--data",
+    required=True,
+    multiple=True,
+    type=click.Path(path_type=Path, exists=True),
+    help="A data set with train/ and test/; give it once for each. domain and cross-dataset learn on the first.",
+)
+@click.option("--methods", metavar="NAMES", help="With commas between them; the main ones if not given. Not for ablation.")
+@terminal.backbone_option
+@terminal.precision_option
+@click.option("--seeds", default="1", show_default=True, callback=_numbers, help="1,2,3 ...: choice of photos, crops, noise.")
+@click.option("--epochs", type=click.IntRange(0), help="Passes over the photos, instead of the protocol's.")
+@click.option("--shots", type=click.IntRange(1), help="Photos a class, instead of the protocol's. Not for few-shot.")
+@click.option("--batch", type=click.IntRange(1), help="Photos a step; without it, all of them.")
+@click.option("--jobs", type=click.IntRange(1), default=1, show_default=True, help="Processes, each with one core.")
+@click.option(
+    "--out", required=True, type=click.Path(path_type=Path, file_okay=False), help="Folder for lines, table and picture."
+)
+@terminal.json_option
+def command(protocol: str, data: tuple[Path, ...], out: Path, jobs: int, as_json: bool, **options: Any) -> None:
+    """Learn and measure each cell of a PROTOCOL, and make a table and a picture.
+
+    \b
+      edge-qprompt bench base-to-new --data pets/ --data flowers/ --out results/
+      edge-qprompt bench few-shot --data pets/ --methods coop,qcoop,qres --seeds 1,2,3 --jobs 4 --out results/
+      edge-qprompt bench domain --data photo/ --data sketch/ --out results/      learned on the first
+      edge-qprompt bench ablation --data pets/ --out results/
+
+    Finished cells are kept in OUT/PROTOCOL.jsonl and not run again, so after Ctrl-C the same command goes on. The table is
+    OUT/PROTOCOL.md and .csv, the picture OUT/PROTOCOL.png.
+    """
+    for module, extra in (("torch", "adapt"), ("matplotlib", "bench")):
+        if importlib.util.find_spec(module) is None:
+            raise MissingExtraError(module, extra)
+    from edge_qprompt.bench import report
+    from edge_qprompt.bench.cell import Lines
+
+    cells = _cells(protocol, data, options)
+    out.mkdir(parents=True, exist_ok=True)
+    kept = Lines(out / f"{protocol}.jsonl")
+    missing = [cell for cell in cells if cell not in kept]
+    click.echo(f"{len(cells) - len(missing)} of {len(cells)} cells are finished", err=True)
+    with terminal.Progress() as progress:
+        _run(missing, jobs, kept.add, lambda done, note: progress("cells", done, len(missing), note))
+    rows = kept.of(cells)
+    found = report.lines(protocol, rows)
+    table = report.markdown(found)
+    place = out / protocol
+    words = " ".join(map(shlex.quote, ["edge-qprompt", *sys.argv[1:]]))
+    place.with_suffix(".md").write_text("\n".join([f"`{words}`", "", *table, ""]))
+    place.with_suffix(".csv").write_text(report.as_csv(found))
+    report.plot(protocol, found, place.with_suffix(".png"))
+    terminal.emit({"rows": rows, "table": f"{place}.md", "picture": f"{place}.png"}, as_json, lambda _: table)
+
+
+def _cells(protocol: str, data: tuple[Path, ...], options: dict[str, Any]) -> list[Cell]:
+    from dataclasses import replace
+
+    from edge_qprompt.bench.protocols import MAIN, PROTOCOLS
+    from edge_qprompt.learn.methods import METHODS
+
+    names = [folder.absolute().name for folder in data]
+    if twice := sorted({name for name in names if names.count(name) > 1}):
+        raise DataError(f"two data sets are called {twice[0]}: rename a folder, since results are told apart by its name")
+    methods = options["methods"].split(",") if options["methods"] else list(MAIN)
+    if unknown := [name for name in methods if name not in METHODS]:
+        raise click.BadParameter(f"there is no method {unknown[0]!r}, there are {', '.join(METHODS)}", param_hint="--methods")
+    if protocol == "ablation" and options["methods"]:
+        raise click.UsageError("ablation has variations of QCoOp instead of methods: leave --methods out")
+    if protocol == "few-shot" and options["shots"]:
+        raise click.UsageError("few-shot has its own numbers of shots: leave --shots out")
+    settings = {name: options[name] for name in ("epochs", "shots", "batch") if options[name] is not None}
+    cells = PROTOCOLS[protocol]([str(folder.absolute()) for folder in data], methods, options["seeds"], settings)
+    return [replace(cell, backbone=options["backbone"], precision=options["precision"]) for cell in cells]
+
+
+def _run(cells: list[Cell], jobs: int, keep: Any, tell: Any) -> None:
+    """Run cells; each is kept as soon as it is finished."""
+    if jobs == 1:
+        for done, cell in enumerate(cells, 1):
+            keep(cell.run())
+            tell(done, f"{Path(cell.data).name} {cell.variant}")
+        return
+    with ProcessPoolExecutor(jobs, initializer=_one_core) as pool:
+        futures = {pool.submit(cell.run): cell for cell in cells}
+        try:
+            for done, future in enumerate(as_completed(futures), 1):
+                keep(future.result())
+                tell(done, f"{Path(futures[future].data).name} {futures[future].variant}")
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise
+
+
+def _one_core() -> None:
+    """Processes side by side would spin against each other; see docs/adr/0005-threads.md."""
+    from edge_qprompt.learn.threads import one_core
+
+    one_core()

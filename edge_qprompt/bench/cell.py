@@ -1,0 +1,154 @@
+"""A cell: one learning and what is measured with its pack. Finished cells are lines of JSON, and are not run again."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterable
+from contextlib import suppress
+from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from edge_qprompt.backbone import Backbone
+from edge_qprompt.classifier import Classifier
+from edge_qprompt.dataset import Dataset, load_dataset
+from edge_qprompt.errors import DataError
+from edge_qprompt.features import extract
+from edge_qprompt.learn.adapt import AdaptSettings, adapt
+from edge_qprompt.learn.settings import LoopSettings, MethodSettings
+from edge_qprompt.metrics import Scores
+from edge_qprompt.quantizer import ClusterSettings
+
+Row = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Cell:
+    """Everything that decides a result.
+
+    Attributes:
+        protocol: whose it is.
+        variant: its line in the table, e.g. the method.
+        data: folder that is learned on; its last part is its name.
+        part: of its classes: all, base or new.
+        targets: folders whose test photos are measured; for base-to-new it is the same one.
+        backbone, precision: as of `Backbone.open`.
+        settings: of `AdaptSettings`, `LoopSettings`, `MethodSettings` and `ClusterSettings`, where they are not the default.
+    """
+
+    protocol: str
+    variant: str
+    data: str
+    part: str
+    targets: tuple[str, ...]
+    seed: int
+    backbone: str = "nano"
+    precision: str = "fp32"
+    settings: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def key(self) -> str:
+        """The same for the same cell, wherever its folders are."""
+        facts = asdict(self) | {"data": Path(self.data).name, "targets": [Path(target).name for target in self.targets]}
+        return json.dumps(facts, sort_keys=True)
+
+    def adapt_settings(self) -> AdaptSettings:
+        """As a whole.
+
+        Raises:
+            TypeError: a setting that none of them has.
+        """
+        left = dict(self.settings)
+
+        def take(kind: Any) -> dict[str, Any]:
+            return {each.name: left.pop(each.name) for each in fields(kind) if each.name in left}
+
+        loop = LoopSettings(**take(LoopSettings), seed=self.seed)
+        clusters = ClusterSettings(**take(ClusterSettings))
+        method = MethodSettings(clusters, **take(MethodSettings), noise_seed=self.seed)
+        return AdaptSettings(loop=loop, method_settings=method, **left)
+
+    def run(self) -> Row:
+        """Learn and measure.
+
+        Raises:
+            EdgeQPromptError: photos, classes or settings that do not work.
+        """
+        backbone = Backbone.open(self.backbone, self.precision)
+        data = load_dataset(Path(self.data))
+        result = adapt(backbone, data.select(self.part), self.adapt_settings())
+        measured: dict[str, float] = {}
+        for target in self.targets:
+            measured |= self._measure(backbone, result.pack, load_dataset(Path(target)), Path(target).name)
+        return {
+            **json.loads(self.key),
+            "measured": measured,
+            "train": result.train.pack,
+            "prompt_bytes": sum(tensor.paper_bits for tensor in result.pack.tensors) / 8,
+            "pack_bytes": result.pack.size,
+            "steps": result.run.steps,
+            "seconds": round(result.seconds["learn"], 3),
+            "facts": result.facts,
+        }
+
+    def _measure(self, backbone: Backbone, pack: Any, data: Dataset, name: str) -> dict[str, float]:
+        """Accuracies on test photos; of base and new classes also among all of them."""
+        if self.part == "all":
+            return {name: _accuracy(backbone, pack, data, data.names, 0)}
+        base, new = data.select("base"), data.select("new")
+        both = (*base.names, *new.names)
+        return {
+            "base": _accuracy(backbone, pack, base, base.names, 0),
+            "new": _accuracy(backbone, pack, new, new.names, 0),
+            "joint base": _accuracy(backbone, pack, base, both, 0),
+            "joint new": _accuracy(backbone, pack, new, both, len(base.names)),
+        }
+
+
+def _accuracy(backbone: Backbone, pack: Any, data: Dataset, names: tuple[str, ...], first: int) -> float:
+    """Of the test photos of `data`, among `names`; its classes are those from `first` on."""
+    if data.test is None:
+        raise DataError("a benchmark needs test photos: give a data set with train/ and test/ folders")
+    features = extract(backbone, data.test.paths)
+    labels = np.array(data.test.labels)[features.kept] + first
+    return Scores.of(Classifier(backbone, pack, names).probabilities(features.values[:, 0]), labels).accuracy
+
+
+class Lines:
+    """Rows in a file, one a line; a line that a crash cut short does not count.
+
+    Args:
+        path: made with the first row.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._rows: dict[str, Row] = {}
+        for line in path.read_text().splitlines() if path.exists() else ():
+            with suppress(ValueError, KeyError, TypeError):
+                row = json.loads(line)
+                self._rows[self._key(row)] = row
+
+    def __contains__(self, cell: Cell) -> bool:
+        return cell.key in self._rows
+
+    def add(self, row: Row) -> None:
+        """Keep a row."""
+        self._path.parent.mkdir(parents=True, exist_ok=True)
+        with self._path.open("a+b") as file:
+            end = file.seek(0, os.SEEK_END)
+            file.seek(max(0, end - 1))
+            cut = file.read() not in (b"", b"\n")
+            file.write(b"\n" * cut + json.dumps(row).encode() + b"\n")
+        self._rows[self._key(row)] = row
+
+    def of(self, cells: Iterable[Cell]) -> list[Row]:
+        """Rows of those cells that are finished."""
+        return [self._rows[cell.key] for cell in cells if cell in self]
+
+    @staticmethod
+    def _key(row: Row) -> str:
+        return json.dumps({each.name: row[each.name] for each in fields(Cell)}, sort_keys=True)

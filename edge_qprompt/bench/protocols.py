@@ -1,0 +1,115 @@
+"""Which cells a protocol consists of. Settings are those of Quantized Prompt (arXiv 2407.10704) and CoOp (arXiv 2109.01134).
+
+base-to-new    learn on the first half of the classes, measure both halves with the same prompt, and all classes together
+few-shot       learn on all classes from 1, 2, 4, 8 and 16 photos each
+domain         learn on the first data set, measure it and the others, which have the same classes
+cross-dataset  learn on the first data set, measure the others by their own class names
+ablation       variations of QCoOp, measured as base-to-new
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from edge_qprompt.bench.cell import Cell
+from edge_qprompt.dataset import load_dataset
+from edge_qprompt.errors import DataError
+from edge_qprompt.learn.methods import METHODS
+
+SHOTS = {1: 50, 2: 100, 4: 100, 8: 200, 16: 200}  # CoOp's epochs
+FEW_SHOT_CTX = 16
+
+Settings = Mapping[str, Any]
+Make = Callable[[Sequence[str], Sequence[str], Sequence[int], Settings], list[Cell]]
+
+QCOOP = {"method": "qcoop"}
+ABLATIONS: dict[str, dict[str, Any]] = {
+    "k-means": QCOOP | {"normalise": False, "interval": 0},
+    "k-means + normalisation": QCOOP | {"interval": 0},
+    "k-means + normalisation + CAC": QCOOP,
+    "clustered anew every step": QCOOP | {"interval": 1, "constrained": False},
+    "looked at every step": QCOOP | {"interval": 1},
+    "looked at every 50 steps": QCOOP | {"interval": 50},
+    "T_KL x 0.1": QCOOP | {"threshold": 0.1},
+    "T_KL x 10": QCOOP | {"threshold": 10.0},
+    "b = 2": QCOOP | {"bits": 2},
+    "b = 4": QCOOP | {"bits": 4},
+    "PTQ, b = 1": {"method": "ptq-coop"},
+    "PTQ, b = 2": {"method": "ptq-coop", "bits": 2},
+    "PTQ, b = 4": {"method": "ptq-coop", "bits": 4},
+    "no quantization": {"method": "coop"},
+    "noise 0.001": {"method": "noise-coop", "noise_std": 0.001},
+    "noise 0.01": {"method": "noise-coop", "noise_std": 0.01},
+    "noise 0.1": {"method": "noise-coop", "noise_std": 0.1},
+    "started at random": QCOOP | {"words": False},
+    "2 tokens": QCOOP | {"n_ctx": 2},
+    "8 tokens": QCOOP | {"n_ctx": 8},
+    "16 tokens": QCOOP | {"n_ctx": 16},
+    "4 views": QCOOP | {"views": 4},
+}
+
+
+def base_to_new(data: Sequence[str], methods: Sequence[str], seeds: Sequence[int], settings: Settings) -> list[Cell]:
+    """See the module."""
+    return [
+        Cell("base-to-new", method, folder, "base", (folder,), seed, settings={**settings, "method": method})
+        for folder in data
+        for method in methods
+        for seed in seeds
+    ]
+
+
+def few_shot(data: Sequence[str], methods: Sequence[str], seeds: Sequence[int], settings: Settings) -> list[Cell]:
+    """See the module."""
+    return [
+        Cell("few-shot", method, folder, "all", (folder,), seed, settings=common | {"method": method, "shots": shots})
+        for folder in data
+        for method in methods
+        for shots, epochs in SHOTS.items()
+        for common in [{"epochs": epochs, "n_ctx": FEW_SHOT_CTX, **settings}]
+        for seed in seeds
+    ]
+
+
+def transfer(data: Sequence[str], methods: Sequence[str], seeds: Sequence[int], settings: Settings) -> list[Cell]:
+    """Learn on the first, measure all."""
+    if len(data) < 2:
+        raise DataError("give at least two data sets: the first is learned on, the others are measured")
+    return [
+        Cell("cross-dataset", method, data[0], "all", tuple(data), seed, settings={**settings, "method": method})
+        for method in methods
+        for seed in seeds
+    ]
+
+
+def domain(data: Sequence[str], methods: Sequence[str], seeds: Sequence[int], settings: Settings) -> list[Cell]:
+    """See the module."""
+    names = [load_dataset(Path(folder)).names for folder in data]
+    for folder, theirs in zip(data, names, strict=True):
+        if theirs != names[0]:
+            raise DataError(f"{folder} has other classes than {data[0]}: domains differ in their photos alone; see cross-dataset")
+    return [replace(cell, protocol="domain") for cell in transfer(data, methods, seeds, settings)]
+
+
+def ablation(data: Sequence[str], _: Sequence[str], seeds: Sequence[int], settings: Settings) -> list[Cell]:
+    """See the module; the variations stand in for methods."""
+    return [
+        Cell("ablation", variant, folder, "base", (folder,), seed, settings={**settings, **varied})
+        for folder in data
+        for variant, varied in ABLATIONS.items()
+        for seed in seeds
+    ]
+
+
+PROTOCOLS: dict[str, Make] = {
+    "base-to-new": base_to_new,
+    "few-shot": few_shot,
+    "domain": domain,
+    "cross-dataset": transfer,
+    "ablation": ablation,
+}
+MAIN = ("zero-shot", "coop", "kgcoop", "prograd", "ptq-coop", "qcoop", "qres", "qcoop+qres")
+assert set(MAIN) <= set(METHODS)

@@ -1,0 +1,159 @@
+"""Rows to a table in Markdown and CSV, and to a picture. Accuracies in per cent: the mean over seeds, and how far they spread."""
+
+from __future__ import annotations
+
+import csv
+import io
+import statistics
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from edge_qprompt.bench.cell import Row
+from edge_qprompt.metrics import harmonic_mean
+
+MEAN = "mean"
+Columns = Callable[[Row], dict[str, float]]
+
+
+@dataclass(frozen=True)
+class Line:
+    """A line of the table.
+
+    Attributes:
+        data: set that was learned on, or MEAN.
+        variant: e.g. the method.
+        prompt_bytes: of what is learned, as the paper counts it.
+        values: per cent by column: mean, least and greatest over seeds; of the mean line, all three are the mean.
+    """
+
+    data: str
+    variant: str
+    prompt_bytes: float
+    values: dict[str, tuple[float, float, float]]
+
+
+def base_new(row: Row) -> dict[str, float]:
+    """base, new and their harmonic mean, each half among its own classes; then all of it among all classes."""
+    m = row["measured"]
+    return {
+        "base": m["base"],
+        "new": m["new"],
+        "H": harmonic_mean(m["base"], m["new"]),
+        "joint base": m["joint base"],
+        "joint new": m["joint new"],
+        "joint H": harmonic_mean(m["joint base"], m["joint new"]),
+    }
+
+
+def by_shots(row: Row) -> dict[str, float]:
+    """Accuracy under the number of shots."""
+    (accuracy,) = row["measured"].values()
+    return {f"{row['settings']['shots']} shots": accuracy}
+
+
+def by_target(row: Row) -> dict[str, float]:
+    """Accuracy by data set, and the mean of those that were not learned on."""
+    measured: dict[str, float] = row["measured"]
+    others = [accuracy for name, accuracy in measured.items() if name != row["data"]]
+    return measured | {"mean of the others": statistics.mean(others)}
+
+
+COLUMNS: dict[str, Columns] = {
+    "base-to-new": base_new,
+    "ablation": base_new,
+    "few-shot": by_shots,
+    "domain": by_target,
+    "cross-dataset": by_target,
+}
+
+
+def lines(protocol: str, rows: Sequence[Row]) -> list[Line]:
+    """One for each data set and variant, in the order of the rows; then the means over data sets."""
+    cells: dict[tuple[str, str], dict[str, list[float]]] = {}
+    sizes: dict[tuple[str, str], float] = {}
+    for row in rows:
+        key = row["data"], row["variant"]
+        sizes[key] = row["prompt_bytes"]
+        for column, value in COLUMNS[protocol](row).items():
+            cells.setdefault(key, {}).setdefault(column, []).append(100 * value)
+    found = [
+        Line(*key, sizes[key], {column: (statistics.mean(v), min(v), max(v)) for column, v in columns.items()})
+        for key, columns in cells.items()
+    ]
+    if len({line.data for line in found}) > 1:
+        found += [_mean([line for line in found if line.variant == v]) for v in dict.fromkeys(line.variant for line in found)]
+    return found
+
+
+def _mean(of: Sequence[Line]) -> Line:
+    """Over data sets, as the papers do: H is that of the mean accuracies."""
+    values = {column: statistics.mean(line.values[column][0] for line in of) for column in of[0].values}
+    for prefix in ("", "joint "):
+        if f"{prefix}H" in values:
+            values[f"{prefix}H"] = harmonic_mean(values[f"{prefix}base"], values[f"{prefix}new"])
+    sizes = {line.prompt_bytes for line in of}
+    return Line(MEAN, of[0].variant, sizes.pop() if len(sizes) == 1 else -1.0, {c: (v, v, v) for c, v in values.items()})
+
+
+def markdown(found: Sequence[Line]) -> list[str]:
+    """The table; a spread of more than a tenth of a point stands behind its mean."""
+    columns = list(found[0].values)
+    head = ["data set", "variant", "learned", *columns]
+    table = [_row(head), _row(["---"] * len(head))]
+    for line in found:
+        name = f"**{line.data}**" if line.data == MEAN else line.data
+        size = f"{line.prompt_bytes:.0f} B" if line.prompt_bytes >= 0 else "by classes"
+        table.append(_row([name, line.variant, size, *(_cell(*line.values[column]) for column in columns)]))
+    return table
+
+
+def _row(cells: Sequence[str]) -> str:
+    return f"| {' | '.join(cells)} |"
+
+
+def _cell(mean: float, least: float, greatest: float) -> str:
+    return f"{mean:.1f}" if greatest - least < 0.1 else f"{mean:.1f} ({least:.1f} to {greatest:.1f})"
+
+
+def as_csv(found: Sequence[Line]) -> str:
+    """The same numbers, unrounded."""
+    columns = list(found[0].values)
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    parts = ("mean", "least", "greatest")
+    writer.writerow(["data", "variant", "prompt_bytes", *(f"{column} {part}" for column in columns for part in parts)])
+    for line in found:
+        writer.writerow([line.data, line.variant, line.prompt_bytes, *(v for column in columns for v in line.values[column])])
+    return text.getvalue()
+
+
+def plot(protocol: str, found: Sequence[Line], path: Path) -> None:
+    """A picture of the means: curves over shots, else base against new, else bars by target."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    shown = [line for line in found if line.data == MEAN] or list(found)
+    figure, axes = pyplot.subplots(figsize=(8, 5), layout="constrained")
+    if protocol in ("base-to-new", "ablation"):
+        for i, line in enumerate(shown):
+            axes.scatter(line.values["base"][0], line.values["new"][0], marker="o^sDvP*X"[i % 8], label=line.variant)
+        axes.set(xlabel="base classes, %", ylabel="new classes, %")
+    else:
+        columns = list(shown[0].values)
+        for line in shown:
+            axes.plot(
+                columns,
+                [line.values[column][0] for column in columns],
+                "o-" if protocol == "few-shot" else "o",
+                label=line.variant,
+            )
+        axes.set(ylabel="accuracy, %")
+        axes.tick_params(axis="x", rotation=20)
+    axes.set_title(f"{protocol}, {shown[0].data}")
+    axes.grid(alpha=0.3)
+    axes.legend(fontsize="small", ncols=2 if len(shown) > 10 else 1)
+    figure.savefig(path, dpi=120)
+    pyplot.close(figure)

@@ -1,0 +1,199 @@
+"""Protocols: cells that are run once, tables that say what the cells say, and a method of one file used by every command."""
+
+from __future__ import annotations
+
+import csv
+import dataclasses
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+
+import httpx
+import pytest
+from conftest import DEMO, Command, MakePhotos
+from servers import LiveServer, token
+
+from edge_qprompt.bench import report
+from edge_qprompt.bench.cell import Cell, Lines
+from edge_qprompt.bench.protocols import ABLATIONS, MAIN, PROTOCOLS
+from edge_qprompt.errors import DataError
+from edge_qprompt.learn.methods import METHODS
+from edge_qprompt.metrics import harmonic_mean
+
+TOY = '''
+from edge_qprompt.learn.coop import CoOp
+
+class Toy(CoOp):
+    """CoOp that learns from the first token alone."""
+
+    number = 200
+
+    def loss(self, features, labels):
+        import torch
+        start = self._problem.start
+        return self._problem.cross_entropy(torch.cat([self._ctx[:1], start[1:]]), features, labels)
+'''
+
+
+@pytest.fixture
+def toy(tmp_path: Path) -> Mapping[str, str]:
+    """The environment of a command that finds one more package: a file with a method, and its entry point."""
+    place = tmp_path / "toy"
+    info = place / "toy_method-1.0.dist-info"
+    info.mkdir(parents=True)
+    (place / "toy_method.py").write_text(TOY)
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: toy-method\nVersion: 1.0\n")
+    (info / "entry_points.txt").write_text("[edge_qprompt.methods]\ntoy = toy_method:Toy\n")
+    paths = [str(place), *filter(None, [os.environ.get("PYTHONPATH")])]
+    return dict(os.environ) | {"PYTHONPATH": os.pathsep.join(paths)}
+
+
+def test_a_method_of_one_file_is_learned_packed_served_and_measured(
+    edge_qprompt_command: Command, toy: Mapping[str, str], tmp_path: Path
+) -> None:
+    out = tmp_path / "toy.qpk"
+    learn = ("adapt", DEMO, "--method", "toy", "--epochs", "5", "--out", out, "--json")
+    learned = edge_qprompt_command(*learn, env=toy)
+    assert learned.code == 0, learned.err
+    assert (learned.json["method"], learned.json["steps"]) == ("toy", 5)
+    shown = edge_qprompt_command("inspect", out, "--json")
+    assert shown.json["method"] == "unknown (200)"
+
+    store, photo = tmp_path / "store", DEMO / "test" / "bag" / "3.png"
+    server = LiveServer.start(store, tmp_path)
+    try:
+        secret = token(store, "publish", "promote")
+        pushed = edge_qprompt_command("push", out, "--server", server.url, "--token", secret, "--task", "clothes", "--no-promote")
+        assert pushed.code == 0, pushed.err
+        channel, bearer = f"{server.url}/v1/tasks/clothes/channels/stable", {"Authorization": f"Bearer {secret}"}
+        assert httpx.put(channel, headers=bearer, json={"version": 1}).status_code == 200
+        there = httpx.post(f"{server.url}/v1/classify?task=clothes", content=photo.read_bytes(), timeout=30).json()
+        here = edge_qprompt_command("classify", out, photo, "--json").json["images"][0]["labels"]
+        assert there["images"][0]["tasks"]["clothes"]["labels"][0]["label"] == here[0]["label"]
+    finally:
+        server.stop()
+
+    results = tmp_path / "results"
+    measure = ("bench", "base-to-new", "--data", DEMO, "--methods", "toy,zero-shot", "--epochs", "5", "--out", results)
+    measured = edge_qprompt_command(*measure, env=toy)
+    assert measured.code == 0, measured.err
+    assert "| toy |" in measured.out
+
+
+def test_finished_cells_are_not_run_again(edge_qprompt_command: Command, tmp_path: Path) -> None:
+    results = tmp_path / "results"
+    command = ("bench", "base-to-new", "--data", DEMO, "--methods", "zero-shot,qres", "--out", results)
+    first = edge_qprompt_command(*command, "--jobs", "2")
+    assert first.code == 0, first.err
+    assert "0 of 2 cells are finished" in first.err
+    lines = (results / "base-to-new.jsonl").read_text().splitlines()
+    (results / "base-to-new.jsonl").write_text(lines[0] + "\n" + lines[1][:50])  # as a crash would leave it
+    again = edge_qprompt_command(*command, "--json")
+    assert "1 of 2 cells are finished" in again.err
+    assert "2 of 2 cells are finished" in edge_qprompt_command(*command).err
+    assert [row["measured"] for row in again.json["rows"]] == [
+        row["measured"] for row in sorted(map(json.loads, lines), key=lambda row: row["variant"] != "zero-shot")
+    ]
+    assert (results / "base-to-new.png").read_bytes().startswith(b"\x89PNG")
+    assert (results / "base-to-new.md").read_text().startswith("`edge-qprompt bench base-to-new")
+    rows = list(csv.DictReader((results / "base-to-new.csv").read_text().splitlines()))
+    measured = again.json["rows"][1]["measured"]
+    assert float(rows[1]["base mean"]) == pytest.approx(100 * measured["base"])
+    assert float(rows[1]["joint H mean"]) == pytest.approx(100 * harmonic_mean(measured["joint base"], measured["joint new"]))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (("base-to-new", "--data", DEMO, "--methods", "magic"), "no method 'magic'"),
+        (("base-to-new", "--data", DEMO, "--data", DEMO), "called fashion_mnist"),
+        (("base-to-new", "--data", DEMO, "--seeds", "1;2"), "commas"),
+        (("cross-dataset", "--data", DEMO), "at least two data sets"),
+        (("ablation", "--data", DEMO, "--methods", "coop"), "leave --methods out"),
+        (("few-shot", "--data", DEMO, "--shots", "4"), "leave --shots out"),
+        (("base-to-new", "--data", DEMO / "train", "--methods", "zero-shot"), "needs test photos"),
+    ],
+)
+def test_what_cannot_be_measured_is_said(
+    edge_qprompt_command: Command, tmp_path: Path, arguments: tuple[str, ...], said: str
+) -> None:
+    done = edge_qprompt_command("bench", *arguments, "--out", tmp_path / "results")
+    assert done.code != 0
+    assert said in done.err
+
+
+def test_every_variation_is_one_that_settings_know() -> None:
+    for protocol, data in (("base-to-new", "a"), ("few-shot", "a"), ("ablation", "a")):
+        for cell in PROTOCOLS[protocol]([data], MAIN, (1,), {}):
+            assert cell.adapt_settings().method in METHODS
+    clustered = {
+        name: cell.adapt_settings() for name, cell in zip(ABLATIONS, PROTOCOLS["ablation"](["a"], (), (3,), {}), strict=True)
+    }
+    assert clustered["b = 4"].method_settings.clusters.bits == 4
+    assert clustered["k-means"].method_settings.clusters.normalise is False
+    assert clustered["noise 0.1"].method_settings.noise_std == 0.1
+    assert clustered["noise 0.1"].method_settings.noise_seed == clustered["noise 0.1"].loop.seed == 3
+    assert clustered["started at random"].words is False
+    with pytest.raises(TypeError):
+        Cell("x", "x", "a", "all", ("a",), 1, settings={"methd": "coop"}).adapt_settings()
+
+
+def test_domains_have_the_same_classes(photos: MakePhotos) -> None:
+    one, other = photos("bag", "coat", into="one"), photos("bag", "dress", into="other")
+    with pytest.raises(DataError, match="other classes"):
+        PROTOCOLS["domain"]([str(one), str(other)], MAIN, (1,), {})
+
+
+def test_a_cell_is_the_same_wherever_its_folders_are(tmp_path: Path) -> None:
+    cell = Cell("base-to-new", "coop", "/here/pets", "base", ("/here/pets",), 1)
+    moved = dataclasses.replace(cell, data="/there/pets", targets=("/there/pets",))
+    assert cell.key == moved.key
+    assert dataclasses.replace(cell, seed=2).key != cell.key
+    lines = Lines(tmp_path / "new" / "lines.jsonl")
+    lines.add(json.loads(cell.key) | {"measured": {}})
+    assert moved in Lines(tmp_path / "new" / "lines.jsonl")
+
+
+def row(data: str, variant: str, seed: int, base: float, new: float, size: float = 10.0) -> dict[str, object]:
+    measured = {"base": base, "new": new, "joint base": base / 2, "joint new": new / 2}
+    return {"data": data, "variant": variant, "seed": seed, "measured": measured, "prompt_bytes": size}
+
+
+def test_tables_have_means_and_spreads() -> None:
+    rows = [row("a", "coop", 1, 0.6, 0.2), row("a", "coop", 2, 0.8, 0.4), row("b", "coop", 1, 0.9, 0.3, 20.0)]
+    found = report.lines("base-to-new", rows)
+    assert [(line.data, line.variant) for line in found] == [("a", "coop"), ("b", "coop"), ("mean", "coop")]
+    assert found[0].values["base"] == pytest.approx((70, 60, 80))
+    assert found[2].values["base"][0] == pytest.approx(80)
+    assert found[2].values["H"][0] == pytest.approx(harmonic_mean(80, 30))
+    table = report.markdown(found)
+    assert "70.0 (60.0 to 80.0)" in table[2]
+    assert "by classes" in table[4]
+
+
+def test_the_mean_of_transfer_leaves_the_source_out() -> None:
+    rows = [{"data": "a", "variant": "coop", "seed": 1, "measured": {"a": 0.9, "b": 0.2, "c": 0.4}, "prompt_bytes": 1.0}]
+    assert report.lines("cross-dataset", rows)[0].values["mean of the others"][0] == pytest.approx(30)
+
+
+def test_learned_on_the_first_and_measured_on_all(edge_qprompt_command: Command, tmp_path: Path) -> None:
+    twin = tmp_path / "twin"
+    twin.symlink_to(DEMO)
+    for protocol in ("domain", "cross-dataset"):
+        command = ("bench", protocol, "--data", DEMO, "--data", twin, "--methods", "zero-shot,qres", "--out", tmp_path, "--json")
+        done = edge_qprompt_command(*command)
+        assert done.code == 0, done.err
+        for each in done.json["rows"]:
+            measured = each["measured"]
+            assert measured["fashion_mnist"] == measured["twin"]
+        assert measured["twin"] > done.json["rows"][0]["measured"]["twin"] + 0.05
+
+
+def test_few_shot_has_a_column_for_each_number(edge_qprompt_command: Command, tmp_path: Path) -> None:
+    done = edge_qprompt_command("bench", "few-shot", "--data", DEMO, "--methods", "zero-shot,qres", "--out", tmp_path)
+    assert done.code == 0, done.err
+    head, _, zero, residual = done.out.splitlines()
+    assert [part.strip() for part in head.split("|")][4:-1] == ["1 shots", "2 shots", "4 shots", "8 shots", "16 shots"]
+    assert len(set(zero.split("|")[4:-1])) == 1
+    assert float(residual.split("|")[-2]) > float(residual.split("|")[4])

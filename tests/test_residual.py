@@ -1,0 +1,170 @@
+"""Class residuals: what they do to class features, how their factor is chosen, and what they are worth on real photos."""
+
+from __future__ import annotations
+
+import dataclasses
+import struct
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import edge_qprompt
+from edge_qprompt import Backbone, Classifier, Tasks
+from edge_qprompt.dataset import Dataset, load_dataset
+from edge_qprompt.errors import PackError
+from edge_qprompt.features import extract
+from edge_qprompt.learn.adapt import AdaptSettings, adapt
+from edge_qprompt.learn.qres import ALPHAS, choose
+from edge_qprompt.learn.settings import LoopSettings, MethodSettings
+from edge_qprompt.metrics import Scores
+from edge_qprompt.pack import Method, Pack, PackTensor, Precision, Role, Section, Tag, names_section
+from edge_qprompt.quantizer import Clustering, ClusterSettings
+from edge_qprompt.residual import bias_section, class_means, normalised
+
+PHOTOS = Path(edge_qprompt.__file__).parent / "data" / "fashion_mnist"
+NAMES = ("cat", "dog", "owl")
+
+
+@pytest.fixture(scope="module")
+def backbone() -> Backbone:
+    return Backbone.open("nano")
+
+
+@pytest.fixture(scope="module")
+def clothes() -> Dataset:
+    return load_dataset(PHOTOS)
+
+
+def residual_pack(backbone: Backbone, values: np.ndarray, names: tuple[str, ...] = NAMES, bias: float | None = 0.125) -> Pack:
+    tensor = PackTensor.quantized(Role.RESIDUAL, Clustering.fit(values, ClusterSettings(bits=4)).quantize(values))
+    sections = (
+        Section(Tag.TEMPLATE, b"a photo of a {}."),
+        *(() if bias is None else (bias_section(bias),)),
+        names_section(names),
+    )
+    pack = Pack(backbone.manifest.short_fingerprint, Method.QRES, Precision.FP32, (tensor,), sections)
+    return Pack.decode(pack.encode())
+
+
+def draws(shape: tuple[int, ...], size: float = 0.05) -> np.ndarray:
+    return (size * np.random.default_rng(0).standard_normal(shape)).astype(np.float32)
+
+
+def test_class_features_move_by_what_is_stored(backbone: Backbone) -> None:
+    pack = residual_pack(backbone, draws((3, backbone.manifest.embed_dim)))
+    text = backbone.text.from_template(NAMES)
+    wanted = text + pack.tensor(Role.RESIDUAL).values()
+    wanted /= np.linalg.norm(wanted, axis=1, keepdims=True)
+    np.testing.assert_allclose(Classifier(backbone, pack).class_features, wanted, atol=1e-6)
+
+
+def test_names_find_their_rows_in_any_order_and_others_keep_their_text(backbone: Backbone) -> None:
+    pack = residual_pack(backbone, draws((3, backbone.manifest.embed_dim)))
+    own = Classifier(backbone, pack)
+    mixed = Classifier(backbone, pack, ("fox", "owl", "cat"))
+    np.testing.assert_allclose(mixed.class_features[0], backbone.text.from_template(["fox"])[0], atol=1e-6)
+    np.testing.assert_allclose(mixed.class_features[1:], own.class_features[[2, 0]], atol=1e-6)
+    assert own.offsets.tolist() == [0, 0, 0]
+    assert mixed.offsets.tolist() == [0, -0.125, -0.125]
+    assert Classifier(backbone, pack, ("owl", "dog")).offsets.tolist() == [0, 0]
+    assert Classifier(backbone, residual_pack(backbone, draws((3, 256)), bias=None), ("fox", "owl")).offsets.tolist() == [0, 0]
+
+
+def test_offsets_lower_the_cosine(backbone: Backbone) -> None:
+    pack = residual_pack(backbone, draws((3, backbone.manifest.embed_dim)))
+    mixed = Classifier(backbone, pack, ("fox", "owl"))
+    feature = normalised(draws((1, backbone.manifest.embed_dim)))
+    cosines = feature @ mixed.class_features.T
+    scale = backbone.manifest.logit_scale
+    np.testing.assert_allclose(mixed.logits(feature)[0] / scale, cosines[0] - [0, 0.125], atol=1e-6)
+
+
+def test_many_tasks_answer_as_each_alone(backbone: Backbone) -> None:
+    values = draws((3, backbone.manifest.embed_dim))
+    mixed = Classifier(backbone, residual_pack(backbone, values), ("fox", "owl"))
+    plain = Classifier(backbone, residual_pack(backbone, values))
+    tasks = Tasks(backbone)
+    tasks.add("mixed", mixed)
+    tasks.add("plain", plain)
+    for count in (1, 5):
+        features = normalised(draws((count, backbone.manifest.embed_dim)))
+        found = tasks.probabilities(features)
+        np.testing.assert_allclose(found["mixed"], mixed.probabilities(features), atol=1e-6)
+        np.testing.assert_allclose(found["plain"], plain.probabilities(features), atol=1e-6)
+
+
+def test_equal_names_are_told_apart_by_their_order(backbone: Backbone) -> None:
+    values = draws((2, backbone.manifest.embed_dim))
+    features = Classifier(backbone, residual_pack(backbone, values, ("bat", "bat"))).class_features
+    assert np.abs(features[0] - features[1]).max() > 0.01
+
+
+@pytest.mark.parametrize(("shape", "names"), [((2, 256), NAMES), ((3, 255), NAMES), ((4, 256), NAMES)])
+def test_residuals_that_do_not_fit_are_refused(backbone: Backbone, shape: tuple[int, int], names: tuple[str, ...]) -> None:
+    with pytest.raises(PackError, match="class residuals"):
+        Classifier(backbone, residual_pack(backbone, draws(shape), names))
+
+
+@pytest.mark.parametrize("data", [b"", b"\0\0\0", struct.pack("<f", float("nan")), struct.pack("<f", float("inf")), bytes(5)])
+def test_a_bias_is_one_finite_number(data: bytes) -> None:
+    with pytest.raises(PackError, match="residual_bias"):
+        Section(Tag.RESIDUAL_BIAS, data)
+
+
+def synthetic(spread: float, off: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Photos (80, 1, 64) of 8 classes around true directions, and text features `off` these."""
+    rng = np.random.default_rng(1)
+    truth = normalised(rng.standard_normal((8, 64)))
+    labels = np.repeat(np.arange(8), 10)
+    photos = normalised(truth[labels] + spread * rng.standard_normal((80, 64)))[:, None]
+    return photos, labels, normalised(truth + off * rng.standard_normal((8, 64)))
+
+
+def test_text_that_is_right_gets_small_residuals_and_text_that_is_wrong_large_ones() -> None:
+    settings = ClusterSettings(bits=4)
+    right = choose(*synthetic(spread=0.5, off=0.02), settings, 30.0)[0]
+    wrong = choose(*synthetic(spread=0.1, off=5.0), settings, 30.0)[0]
+    assert right < wrong
+    assert {right, wrong} <= set(ALPHAS)
+
+
+def test_one_photo_a_class_leaves_nothing_to_choose_with() -> None:
+    photos, labels, text = synthetic(0.1, 1.0)
+    assert choose(photos[::10], labels[::10], text, ClusterSettings(bits=2), 30.0) == (1.0, 0.0)
+
+
+def test_means_are_directions() -> None:
+    photos, labels, _ = synthetic(0.3, 0.0)
+    means = class_means(photos[:, 0], labels, 8)
+    np.testing.assert_allclose(means[3], normalised(photos[30:40, 0].sum(axis=0, keepdims=True))[0], atol=1e-6)
+
+
+@pytest.mark.parametrize("method", ["qres", "qcoop+qres"])
+def test_on_real_photos_they_beat_the_prompt_below_them(backbone: Backbone, clothes: Dataset, method: str) -> None:
+    settings = AdaptSettings(method=method, loop=LoopSettings(epochs=40))
+    result = adapt(backbone, clothes, settings)
+    plain = adapt(backbone, clothes, dataclasses.replace(settings, method="zero-shot" if method == "qres" else "qcoop"))
+    assert result.held_out.pack > plain.held_out.pack + 0.05
+    assert result.run.steps == (0 if method == "qres" else 40)
+    assert result.pack.size < 1000
+    assert (result.pack.tensor(Role.CTX) is None) == (method == "qres")
+    assert adapt(backbone, clothes, settings).pack == result.pack
+
+
+def test_photos_of_classes_without_residuals_keep_their_chance(backbone: Backbone, clothes: Dataset) -> None:
+    """Half of the classes learned, all of them asked for: the bias gives the others a better harmonic mean than none."""
+    half = clothes.select("base")
+    pack = adapt(backbone, half, AdaptSettings(method="qres", method_settings=MethodSettings(residual_bits=2))).pack
+    features, labels = extract(backbone, clothes.test.paths).values[:, 0], np.array(clothes.test.labels)
+    mixed, seen = Classifier(backbone, pack, clothes.names), labels < len(half.names)
+
+    def harmonic() -> float:
+        right = mixed.probabilities(features).argmax(axis=1) == labels
+        a, b = right[seen].mean(), right[~seen].mean()
+        return 2 * a * b / max(a + b, 1e-9)
+
+    held_back = harmonic()
+    mixed.offsets = np.zeros_like(mixed.offsets)
+    assert held_back > harmonic()
+    assert Scores.of(mixed.probabilities(features), labels).n == len(labels)
