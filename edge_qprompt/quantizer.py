@@ -226,12 +226,14 @@ class Clustering:
         if not self.settings.constrained:
             return self.fit(weights, self.settings, self.fired + 1)
         flat = self.moments(weights).normalise(weights).ravel()
-        bits = self.settings.bits
-        limit = self.settings.threshold * (2**bits - 1) / flat.size
-        drifted = kl_divergence(nearest(flat, self.centres), self.indexes, bits) > limit
-        if drifted and distortion(flat, self.centres) > self.error:
+        if self.drift(weights) > self.settings.threshold and distortion(flat, self.centres) > self.error:
             return self.fit(weights, self.settings, self.fired + 1)
         return self
+
+    def drift(self, weights: Weights) -> float:
+        """KL(p_cur || p_old) of the index histograms under the current centres, in units of (K - 1) / N."""
+        flat, bits = self.moments(weights).normalise(weights).ravel(), self.settings.bits
+        return float(kl_divergence(nearest(flat, self.centres), self.indexes, bits) * flat.size / (2**bits - 1))
 
     def moments(self, weights: Weights) -> Moments:
         """What normalises `weights` under these settings."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import itertools
 import math
+import re
 import shutil
 from pathlib import Path
 
@@ -275,3 +276,33 @@ def test_names_that_the_terminal_cannot_show_do_no_harm(edge_qprompt_command: Co
     )
     assert done.code == 0, done.err
     assert "\\u732b" in done.out
+
+
+def test_a_report_is_one_page_with_everything_in_it(edge_qprompt_command: Command, learned: Learned, tmp_path: Path) -> None:
+    root = tmp_path / "<b>photos & co"
+    shutil.copytree(learned.photos, root)
+    (root / "bag").rename(root / "<i>bag & co")
+    for split in ("", "again"):
+        command = ("adapt", root, "--epochs", "12", "--shots", "3", "--method", "qcoop+qres", "--out", tmp_path / "r.qpk")
+        done = edge_qprompt_command(*command, "--report", tmp_path / "report" / split, "--json")
+        assert done.code == 0, done.err
+    page = (tmp_path / "report" / "report.html").read_text()
+    assert done.json["report"].endswith("again/report.html")
+    for title in ("Learning", "Re-clustering", "Weights and codebook", "Confusion, 3 held-out photos", "most wrong", "bytes go"):
+        assert title in page
+    assert page.count("<svg") == 5  # loss, looks, two tensors, confusion
+    assert "<script" not in page
+    assert "<i>bag" not in page
+    assert "&lt;i&gt;bag &amp; co" in page or "None is wrong." in page
+    outside = re.findall(r'(?:src|href)="(?!data:|#)([^"]+)', page)
+    assert outside == []
+
+
+def test_a_report_of_no_learning_has_no_curve(edge_qprompt_command: Command, learned: Learned, tmp_path: Path) -> None:
+    command = ("adapt", learned.photos, "--method", "zero-shot", "--out", tmp_path / "z.qpk", "--report", tmp_path)
+    done = edge_qprompt_command(*command)
+    assert done.code == 0, done.err
+    assert f"report     {tmp_path}/report.html" in done.out
+    page = (tmp_path / "report.html").read_text()
+    assert "Learning" not in page
+    assert page.count("<svg") == 1

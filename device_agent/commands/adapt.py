@@ -107,11 +107,14 @@ class _Batch(click.ParamType):  # type: ignore[type-arg]  # generic only in newe
     show_default=True,
     help="Megabytes for a step's activations; less is slower.",
 )
+@click.option(
+    "--report", type=click.Path(path_type=Path, file_okay=False), help="Folder for report.html: curves, confusions, wrong photos."
+)
 @click.option("--resume", is_flag=True, help="Go on where an interrupted run with the same settings stopped.")
 @click.option("--provenance", is_flag=True, help="Note in the pack how it was learned (about 70 bytes).")
 @terminal.strict_option
 @terminal.json_option
-def command(data: Path, out: Path, as_json: bool, names: Path | None, resume: bool, **options: Any) -> None:
+def command(data: Path, out: Path, as_json: bool, names: Path | None, resume: bool, report: Path | None, **options: Any) -> None:
     """Learn a pack of a few hundred bytes from a folder of photos, on this machine.
 
     DATA has one folder per class; `train/` and `test/` inside are honoured, and so is a
@@ -134,6 +137,8 @@ def command(data: Path, out: Path, as_json: bool, names: Path | None, resume: bo
         raise click.UsageError("--fast is a method of its own: leave --method out")
     if importlib.util.find_spec("torch") is None:
         raise MissingExtraError("torch", "adapt")
+    if report is not None and importlib.util.find_spec("matplotlib") is None:
+        raise MissingExtraError("matplotlib", "bench")
     _check_target(out)
     check_template(options["template"])
     backbone = terminal.open_backbone(options["backbone"], options["precision"], options["providers"])
@@ -158,7 +163,21 @@ def command(data: Path, out: Path, as_json: bool, names: Path | None, resume: bo
     checkpoint.unlink(missing_ok=True)
     terminal.warn_skipped(result.skipped)
     facts = {"backbone": backbone.manifest.name, "precision": backbone.precision, "method": settings.method}
-    terminal.emit(_report(result, out) | facts | {"seed": options["seed"]}, as_json, _lines)
+    told = _report(result, out) | facts | {"seed": options["seed"]}
+    if report is not None:
+        told["report"] = str(_write_page(result, told, report))
+    terminal.emit(told, as_json, _lines)
+
+
+def _write_page(result: Adaptation, told: dict[str, Any], folder: Path) -> Path:
+    from device_agent.report import page
+    from edge_qprompt.files import write_whole
+
+    folder.mkdir(parents=True, exist_ok=True)
+    name, *rest = _lines(told)
+    facts = [("pack", name)] + [(line.split()[0], line.split(maxsplit=1)[1]) for line in rest]
+    write_whole(folder / "report.html", page(result, facts).encode())
+    return folder / "report.html"
 
 
 def _settings(options: dict[str, Any]) -> AdaptSettings:
@@ -247,4 +266,5 @@ def _lines(r: dict[str, Any]) -> list[str]:
         f"{r['pack']}  {r['bytes']} bytes, {r['classes']} classes, {r['method']} on {r['backbone']} {r['precision']}",
         f"accuracy   {terminal.percent(r['zero_shot_accuracy'])} before, {after} after, on {where}",
         f"learned    from {r['images_used']} photos in {r['steps']} steps{engine} ({seconds}; {r['peak_memory_mb']:.0f} MB)",
+        *([f"report     {r['report']}"] if "report" in r else []),
     ]

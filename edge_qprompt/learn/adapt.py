@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -66,9 +66,10 @@ class AdaptSettings:
 
 @dataclass(frozen=True)
 class Labelled:
-    """Features and the labels of the photos that could be read, (N,) int64."""
+    """Features, files and labels (N,) int64 of the photos that could be read."""
 
     features: Features
+    paths: tuple[Path, ...]
     labels: NDArray[np.int64]
 
     @property
@@ -86,6 +87,15 @@ class Accuracy:
     n: int
 
 
+@dataclass(frozen=True)
+class Checked:
+    """What the pack says of photos: their files, right labels (N,) and probabilities (N, C)."""
+
+    paths: tuple[Path, ...]
+    labels: NDArray[np.int64]
+    probabilities: NDArray[np.float32]
+
+
 @dataclass
 class Adaptation:
     """What came out.
@@ -99,6 +109,7 @@ class Adaptation:
         train: accuracy on the photos learned from (their centre crops).
         held_out: accuracy on the test split, else on training photos beyond the shots, else None.
         held_out_source: "test", "unused training photos" or None.
+        checked: the held-out photos one by one, or those learned from where there are no others.
         seconds: by stage.
         engine: name of what computed the steps, and a note about it; empty where nothing was learned.
     """
@@ -108,10 +119,11 @@ class Adaptation:
     used: int
     skipped: tuple[tuple[Path, str], ...]
     run: Run
-    facts: dict[str, int]
+    facts: dict[str, Any]
     train: Accuracy
     held_out: Accuracy | None
     held_out_source: str | None
+    checked: Checked
     seconds: dict[str, float]
     engine: tuple[str, str] = ("", "")
 
@@ -164,6 +176,8 @@ def adapt(
     pack = Pack.decode(Pack(backbone.manifest.short_fingerprint, learned.number, precision, learned.tensors, sections).encode())
     classifier = Classifier(backbone, pack)
     accuracies = [_accuracy(classifier, by_hand, part) if part and len(part.labels) else None for part in (train, rest)]
+    shown = rest if rest and len(rest.labels) else train
+    checked = Checked(shown.paths, shown.labels, classifier.probabilities(shown.centre))
     clock.lap("check")
     return Adaptation(
         pack=pack,
@@ -175,6 +189,7 @@ def adapt(
         train=accuracies[0] or Accuracy(0.0, 0.0, 0),
         held_out=accuracies[1],
         held_out_source=None if accuracies[1] is None else "test" if data.test else "unused training photos",
+        checked=checked,
         seconds=clock.seconds,
         engine=learned.engine,
     )
@@ -187,7 +202,7 @@ class _Learned:
     number: MethodNumber
     tensors: tuple[PackTensor, ...]
     sections: tuple[Section, ...]
-    facts: dict[str, int]
+    facts: dict[str, Any]
     run: Run
     engine: tuple[str, str]
 
@@ -234,7 +249,8 @@ def _encode(
         progress(stage, done, total, "")
 
     features = extract(backbone, photos.paths, views=views, strict=settings.strict, progress=tell)
-    return Labelled(features, np.array(photos.labels, np.int64)[features.kept])
+    paths = tuple(photos.paths[i] for i in features.kept)
+    return Labelled(features, paths, np.array(photos.labels, np.int64)[features.kept])
 
 
 def _provenance(settings: AdaptSettings, photos: int) -> str:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from torch import Tensor
 
 from edge_qprompt.learn.problem import Problem
@@ -43,6 +45,6 @@ class CoOp:
     def load(self, state: dict[str, Tensor]) -> None:
         """Nothing but the parameters."""
 
-    def facts(self) -> dict[str, int]:
+    def facts(self) -> dict[str, Any]:
         """Nothing to report."""
         return {}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Protocol
+from typing import Any, Protocol
 
 from torch import Tensor
 
@@ -36,5 +36,5 @@ class Method(Protocol):
     def load(self, state: dict[str, Tensor]) -> None:
         """Take over what `state` gave."""
 
-    def facts(self) -> dict[str, int]:
-        """Numbers for the report, e.g. re-clusterings."""
+    def facts(self) -> dict[str, Any]:
+        """For the report, plain enough for JSON, e.g. re-clusterings."""

@@ -5,6 +5,8 @@ Source: Hao et al., Quantized Prompt (arXiv 2407.10704).
 
 from __future__ import annotations
 
+from typing import Any
+
 from torch import Tensor
 
 from edge_qprompt.learn.problem import Problem
@@ -50,6 +52,6 @@ class QCoOp:
         """The inverse of `state`."""
         self._quantizer.load(state)
 
-    def facts(self) -> dict[str, int]:
-        """How often the centres were fitted again."""
-        return {"reclusterings": self._quantizer.clustering.fired}
+    def facts(self) -> dict[str, Any]:
+        """How often the centres were fitted again, and each look at whether they should be."""
+        return {"reclusterings": self._quantizer.clustering.fired, "looks": self._quantizer.looks}

@@ -18,10 +18,16 @@ class StraightThrough:
     Args:
         weights: any shape; the centres are fitted to these.
         settings: bits, and when to cluster again.
+
+    Attributes:
+        clustering: as it is now.
+        looks: step, drift of the histogram in units of the threshold's, and whether it was clustered again; since the
+            start of this process.
     """
 
     def __init__(self, weights: Tensor, settings: ClusterSettings) -> None:
         self.clustering = Clustering.fit(_array(weights), settings)
+        self.looks: list[tuple[int, float, bool]] = []
 
     def __call__(self, weights: Tensor) -> Tensor:
         """W_q, exactly, with the gradient of the identity."""
@@ -36,7 +42,9 @@ class StraightThrough:
         """Constrained adaptive clustering: every `interval` steps, cluster again if it is due."""
         interval = self.clustering.settings.interval
         if interval and step % interval == 0:
-            self.clustering = self.clustering.look(_array(weights))
+            before, array = self.clustering, _array(weights)
+            self.clustering = before.look(array)
+            self.looks.append((step, before.drift(array), self.clustering is not before))
 
     def state(self) -> dict[str, Tensor]:
         """What a checkpoint keeps."""

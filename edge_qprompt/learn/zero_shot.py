@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from torch import Tensor
 
 from edge_qprompt.errors import PromptError
@@ -43,6 +45,6 @@ class ZeroShot:
     def load(self, state: dict[str, Tensor]) -> None:
         """Nothing."""
 
-    def facts(self) -> dict[str, int]:
+    def facts(self) -> dict[str, Any]:
         """Nothing."""
         return {}

@@ -1,0 +1,189 @@
+"""What `adapt` did, as one HTML page that needs nothing else: pictures are inside, and no script.
+
+Drawn by matplotlib as SVG, photos as small JPEGs.
+"""
+
+from __future__ import annotations
+
+import base64
+import io
+from collections.abc import Iterable, Sequence
+from html import escape
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from edge_qprompt.photo import decode_photo, read_photo
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+    from edge_qprompt.learn.adapt import Adaptation, Checked
+    from edge_qprompt.pack import Pack
+
+WRONG = 12  # photos shown
+THUMBNAIL = 144  # pixels
+NAMED_CLASSES = 40  # whose names fit beside a confusion matrix
+LOOKS = """How far the histogram of indexes has moved since the centres were fitted, in units of (K - 1) / N.
+Above the line, and with a quantization error that has grown, they are fitted again."""
+STYLE = """
+body { font: 16px/1.5 system-ui, sans-serif; max-width: 60rem; margin: 2rem auto; padding: 0 1rem; }
+body { color: #1c2321; background: #fff; }
+h1, h2 { line-height: 1.2; } h2 { margin-top: 2.5rem; }
+table { border-collapse: collapse; } td, th { text-align: left; padding: .2rem 1.5rem .2rem 0; font-weight: normal; }
+th { color: #55605c; } svg { max-width: 100%; height: auto; }
+.photos { display: grid; grid-template-columns: repeat(auto-fill, minmax(9rem, 1fr)); gap: 1rem; padding: 0; list-style: none; }
+.photos img { width: 9rem; height: 9rem; object-fit: cover; border-radius: 4px; display: block; }
+.note { color: #55605c; }
+"""
+
+
+def page(result: Adaptation, facts: Sequence[tuple[str, str]]) -> str:
+    """The page.
+
+    Args:
+        result: of `adapt`.
+        facts: what the table at the top says, name and value.
+    """
+    pack = result.pack
+    parts = [_table(facts)]
+    if result.run.losses:
+        parts.append(_section("Learning", _losses(result.run.losses)))
+    if looks := result.facts.get("looks"):
+        parts.append(_section("Re-clustering", f"<p class=note>{LOOKS}</p>" + _looks(looks)))
+    if pack.tensors:
+        parts.append(_section("Weights and codebook", _histograms(pack)))
+    where = f"{len(result.checked.labels)} {'held-out' if result.held_out else 'training'} photos"
+    parts.append(_section(f"Confusion, {where}", _confusion(result.checked, result.names)))
+    parts.append(_section("The most wrong photos", _wrong(result.checked, result.names)))
+    parts.append(_section("Where the bytes go", _table(_sizes(pack))))
+    title = "edge-qprompt: what was learned"
+    return (
+        f'<!doctype html><html lang="en"><meta charset="utf-8"><meta name="viewport" content="width=device-width">'
+        f"<title>{title}</title><style>{STYLE}</style><h1>{title}</h1>{''.join(parts)}</html>\n"
+    )
+
+
+def _section(title: str, body: str) -> str:
+    return f"<h2>{escape(title)}</h2>{body}"
+
+
+def _table(rows: Iterable[tuple[str, str]]) -> str:
+    cells = "".join(f"<tr><th scope=row>{escape(name)}</th><td>{escape(value)}</td></tr>" for name, value in rows)
+    return f"<table>{cells}</table>"
+
+
+def _draw(label: str, width: float, height: float, plot: Any) -> str:
+    """An SVG of what `plot` puts on axes."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(width, height), layout="constrained")
+    plot(figure.subplots())
+    file = io.StringIO()
+    figure.savefig(file, format="svg", metadata={"Date": None})
+    svg = file.getvalue()
+    return f'<figure role="img" aria-label="{escape(label, quote=True)}">{svg[svg.index("<svg") :]}</figure>'
+
+
+def _losses(losses: Sequence[float]) -> str:
+    def plot(axes: Axes) -> None:
+        axes.plot(range(1, len(losses) + 1), losses, color="#0b6b58")
+        axes.set(xlabel="epoch", ylabel="loss")
+        axes.grid(alpha=0.3)
+
+    return _draw(f"loss over {len(losses)} epochs, from {losses[0]:.3f} to {losses[-1]:.3f}", 8, 3.2, plot)
+
+
+def _looks(looks: Sequence[tuple[int, float, bool]]) -> str:
+    steps, drifts, fired = zip(*looks, strict=True)
+
+    def plot(axes: Axes) -> None:
+        axes.plot(steps, drifts, ".-", color="#55605c", label="drift")
+        again = [(step, drift) for step, drift, fires in looks if fires]
+        if again:
+            axes.plot(*zip(*again, strict=True), "o", color="#c2410c", label="clustered again")
+        axes.axhline(1, color="#55605c", linewidth=0.8, linestyle="--")
+        axes.set(xlabel="step", ylabel="KL, (K - 1) / N")
+        axes.set_yscale("symlog", linthresh=1)
+        axes.legend()
+
+    return _draw(f"{len(looks)} looks, clustered again {sum(fired)} times", 8, 3.2, plot)
+
+
+def _histograms(pack: Pack) -> str:
+    from edge_qprompt.pack import Role
+
+    drawn = []
+    for tensor in pack.tensors:
+        name = Role(tensor.role).name.lower() if tensor.role in set(Role) else f"role {tensor.role}"
+        values = tensor.values().ravel()
+        text = f"{name}: {' x '.join(map(str, tensor.shape))}, "
+        text += f"{tensor.bits} bits each" if tensor.codebook.size else "float16"
+
+        def plot(axes: Axes, tensor: Any = tensor, values: Any = values) -> None:
+            if tensor.codebook.size:
+                counts = np.bincount(tensor.data, minlength=tensor.codebook.size)
+                spread = float(np.ptp(tensor.codebook.astype(np.float32))) or 1.0
+                axes.bar(tensor.codebook.astype(np.float32), counts, width=0.6 * spread / len(counts), color="#0b6b58")
+            else:
+                axes.hist(values, bins=64, color="#0b6b58")
+            axes.set(xlabel="value", ylabel="weights")
+
+        drawn.append(f"<p>{escape(text)}</p>" + _draw(text, 8, 2.6, plot))
+    return "".join(drawn)
+
+
+def _confusion(checked: Checked, names: Sequence[str]) -> str:
+    matrix = np.zeros((len(names), len(names)), np.int64)
+    np.add.at(matrix, (checked.labels, checked.probabilities.argmax(axis=1)), 1)
+    shares = matrix / np.maximum(matrix.sum(axis=1, keepdims=True), 1)
+    size = min(9.0, 3 + 0.28 * len(names))
+
+    def plot(axes: Axes) -> None:
+        axes.imshow(shares, cmap="Greens", vmin=0, vmax=1)
+        axes.set(xlabel="answered", ylabel="right")
+        if len(names) <= NAMED_CLASSES:
+            axes.set_xticks(range(len(names)), names, rotation=90, fontsize=7)
+            axes.set_yticks(range(len(names)), names, fontsize=7)
+
+    off = matrix * (1 - np.eye(len(names), dtype=np.int64))
+    worst = sorted(zip(*np.nonzero(off), strict=True), key=lambda at: -off[at])[:5]
+    listed = "".join(
+        f"<li>{escape(names[a])} taken for {escape(names[b])}: {off[a, b]} of {matrix[a].sum()}</li>" for a, b in worst
+    )
+    return _draw("share of each class's photos by the label answered", size, size, plot) + f"<ul>{listed}</ul>"
+
+
+def _wrong(checked: Checked, names: Sequence[str]) -> str:
+    answered = checked.probabilities.argmax(axis=1)
+    rows = np.arange(len(answered))
+    surplus = checked.probabilities[rows, answered] - checked.probabilities[rows, checked.labels]
+    shown = [int(i) for i in np.argsort(-surplus, kind="stable")[:WRONG] if surplus[i] > 0]
+    if not shown:
+        return "<p>None is wrong.</p>"
+    items = []
+    for i in shown:
+        sure = f"{100 * checked.probabilities[i, answered[i]]:.0f} %"
+        text = f"{names[checked.labels[i]]}, taken for {names[answered[i]]} ({sure})"
+        items.append(f'<li><img alt="" src="{_thumbnail(checked, i)}">{escape(text)}</li>')
+    return f"<ul class=photos>{''.join(items)}</ul>"
+
+
+def _thumbnail(checked: Checked, i: int) -> str:
+    image = decode_photo(read_photo(checked.paths[i]), str(checked.paths[i]))
+    image.thumbnail((2 * THUMBNAIL, 2 * THUMBNAIL))
+    file = io.BytesIO()
+    image.save(file, "JPEG", quality=80)
+    return "data:image/jpeg;base64," + base64.b64encode(file.getvalue()).decode()
+
+
+def _sizes(pack: Pack) -> list[tuple[str, str]]:
+    payload = sum(tensor.payload_bytes for tensor in pack.tensors)
+    sections = sum(section.size for section in pack.sections)
+    float16 = 2 * sum(tensor.data.size for tensor in pack.tensors)
+    return [
+        ("codebooks and indexes", f"{payload} bytes; as float16 {float16}"),
+        ("class names and other sections", f"{sections} bytes"),
+        ("head, records, checksum", f"{pack.size - payload - sections} bytes"),
+        ("in all", f"{pack.size} bytes"),
+    ]
