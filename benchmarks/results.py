@@ -33,7 +33,8 @@ def main() -> None:
         found = report.lines(protocol, rows_of(path))
         before, _, after = text.split(mark)
         text = before + "\n".join([mark, *report.markdown(found), mark]) + after
-        report.plot(protocol, found, DOCS / f"{name}.png")
+        if name == protocol:
+            report.plot(protocol, found, DOCS / f"{name}.png")
     PAGE.write_text(text)
 
 

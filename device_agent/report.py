@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import base64
 import io
+import warnings
 from collections.abc import Iterable, Sequence
 from html import escape
 from typing import TYPE_CHECKING, Any
@@ -75,12 +76,15 @@ def _table(rows: Iterable[tuple[str, str]]) -> str:
 
 def _draw(label: str, width: float, height: float, plot: Any) -> str:
     """An SVG of what `plot` puts on axes."""
+    from matplotlib import rc_context
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(width, height), layout="constrained")
-    plot(figure.subplots())
     file = io.StringIO()
-    figure.savefig(file, format="svg", metadata={"Date": None})
+    # text stays text: a browser has letters that matplotlib's font lacks, and about which it would warn
+    with rc_context({"svg.fonttype": "none", "text.parse_math": False}), warnings.catch_warnings(action="ignore"):
+        figure = Figure(figsize=(width, height), layout="constrained")
+        plot(figure.subplots())
+        figure.savefig(file, format="svg", metadata={"Date": None})
     svg = file.getvalue()
     return f'<figure role="img" aria-label="{escape(label, quote=True)}">{svg[svg.index("<svg") :]}</figure>'
 

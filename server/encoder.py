@@ -56,6 +56,7 @@ class PhotoEncoder:
         self._waiting: list[_Waiting] = []
         self._places: Counter[str] = Counter()
         self._workers: set[asyncio.Task[None]] = set()  # at most one a lane
+        self._busy = 0  # lanes that encode
 
     @contextmanager
     def places(self, client: str, photos: int) -> Iterator[None]:
@@ -95,11 +96,7 @@ class PhotoEncoder:
             raise Problem(
                 422, f"{name} takes longer than {self._limits.decode_seconds:g} s to decode: shrink the photo"
             ) from error
-        waiting = _Waiting(pixels, loop.create_future())
-        self._waiting.append(waiting)
-        if len(self._workers) < self._lanes:
-            self._workers.add(loop.create_task(self._run()))
-        return await waiting.feature
+        return await self._feature(pixels)
 
     def close(self) -> None:
         """End the threads; what is asked for now is still done."""
@@ -109,25 +106,47 @@ class PhotoEncoder:
     def _decode(self, data: bytes, name: str) -> Array:
         return to_pixels(decode_photo(data, name, self._limits.pixels), self._backbone.manifest.preprocess)
 
+    async def _feature(self, pixels: Array) -> Array:
+        """Image features (D,) of pixels (3, S, S)."""
+        loop = asyncio.get_running_loop()
+        waiting = _Waiting(pixels, loop.create_future())
+        self._waiting.append(waiting)
+        if len(self._workers) < self._lanes:
+            self._workers.add(loop.create_task(self._run()))
+        return await waiting.feature
+
     async def _run(self) -> None:
         """Encode until nobody waits."""
         loop = asyncio.get_running_loop()
-        while self._waiting:
-            batch, self._waiting = self._waiting[: self._batch], self._waiting[self._batch :]
-            batch = [waiting for waiting in batch if not waiting.feature.done()]  # who has gone away needs no answer
-            if not batch:
+        try:
+            while self._waiting:
+                idle = self._lanes - self._busy  # this one among them: photos that are ready together share all of them
+                size = min(self._batch, -(-len(self._waiting) // idle))
+                batch, self._waiting = self._waiting[:size], self._waiting[size:]
+                batch = [waiting for waiting in batch if not waiting.feature.done()]  # who has gone away needs no answer
+                if batch:
+                    self._busy += 1
+                    self._answer(batch, await self._features(loop, batch))
+        finally:
+            self._workers.discard(cast(asyncio.Task[None], asyncio.current_task()))  # at once: the next photo must see it
+
+    async def _features(self, loop: asyncio.AbstractEventLoop, batch: list[_Waiting]) -> Array | Exception:
+        try:
+            return await loop.run_in_executor(self._encoders, self._encode, batch)
+        except Exception as error:  # everyone in the batch has to hear of it
+            return error
+        finally:
+            self._busy -= 1
+
+    @staticmethod
+    def _answer(batch: list[_Waiting], features: Array | Exception) -> None:
+        for i, waiting in enumerate(batch):
+            if waiting.feature.done():
                 continue
-            try:
-                features = await loop.run_in_executor(self._encoders, self._encode, batch)
-            except Exception as error:  # everyone in the batch has to hear of it
-                for waiting in batch:
-                    if not waiting.feature.done():
-                        waiting.feature.set_exception(error)
+            if isinstance(features, Exception):
+                waiting.feature.set_exception(features)
             else:
-                for waiting, feature in zip(batch, features, strict=True):
-                    if not waiting.feature.done():
-                        waiting.feature.set_result(feature)
-        self._workers.discard(cast(asyncio.Task[None], asyncio.current_task()))  # at once: the next photo must see it
+                waiting.feature.set_result(features[i])
 
     def _encode(self, batch: list[_Waiting]) -> Array:
         self._metrics.batch.observe(len(batch))

@@ -6,6 +6,7 @@ import csv
 import dataclasses
 import json
 import os
+import shutil
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -14,8 +15,10 @@ import pytest
 from conftest import DEMO, Command, MakePhotos
 from servers import LiveServer, token
 
+from device_agent.commands.bench import PROTOCOLS as COMMAND_PROTOCOLS
+from edge_qprompt import Backbone
 from edge_qprompt.bench import report
-from edge_qprompt.bench.cell import Cell, Lines
+from edge_qprompt.bench.cell import Cell, Lines, content_of
 from edge_qprompt.bench.protocols import ABLATIONS, MAIN, PROTOCOLS
 from edge_qprompt.errors import DataError
 from edge_qprompt.learn.methods import METHODS
@@ -112,7 +115,7 @@ def test_finished_cells_are_not_run_again(edge_qprompt_command: Command, tmp_pat
         (("cross-dataset", "--data", DEMO), "at least two data sets"),
         (("ablation", "--data", DEMO, "--methods", "coop"), "leave --methods out"),
         (("few-shot", "--data", DEMO, "--shots", "4"), "leave --shots out"),
-        (("base-to-new", "--data", DEMO / "train", "--methods", "zero-shot"), "needs test photos"),
+        (("base-to-new", "--data", DEMO / "train", "--methods", "coop"), "needs test photos"),
     ],
 )
 def test_what_cannot_be_measured_is_said(
@@ -137,6 +140,37 @@ def test_every_variation_is_one_that_settings_know() -> None:
     assert clustered["started at random"].words is False
     with pytest.raises(TypeError):
         Cell("x", "x", "a", "all", ("a",), 1, settings={"methd": "coop"}).adapt_settings()
+
+
+def test_the_command_and_the_library_know_the_same_protocols() -> None:
+    assert tuple(PROTOCOLS) == COMMAND_PROTOCOLS
+    assert tuple(report.COLUMNS.keys() - PROTOCOLS.keys()) == ()
+
+
+def test_other_photos_under_the_same_name_are_another_cell(nano: Backbone, tmp_path: Path) -> None:
+    one, other = tmp_path / "one" / "clothes", tmp_path / "other" / "clothes"
+    for folder in (one, other):
+        shutil.copytree(DEMO, folder)
+    before = content_of(nano, [str(one)])
+    assert content_of(nano, [str(other)]) == before
+    (other / "test" / "bag" / "3.png").unlink()
+    assert content_of(nano, [str(other)]) != before
+    cell = Cell("base-to-new", "coop", str(one), "base", (str(one),), 1, content=before)
+    assert dataclasses.replace(cell, content=content_of(nano, [str(other)])).key != cell.key
+
+
+def test_a_cell_that_fails_among_several_loses_no_other(edge_qprompt_command: Command, tmp_path: Path) -> None:
+    data = tmp_path / "clothes"
+    shutil.copytree(DEMO, data)
+    for path in (data / "train" / "dress").iterdir():
+        path.write_bytes(b"no photo")
+    command = ("bench", "base-to-new", "--data", DEMO, "--data", data, "--methods", "zero-shot,qres", "--out", tmp_path / "out")
+    done = edge_qprompt_command(*command, "--jobs", "2")
+    assert done.code == 1
+    assert "no readable training photo" in done.err
+    assert "Traceback" not in done.err
+    kept = (tmp_path / "out" / "base-to-new.jsonl").read_text().splitlines()
+    assert {json.loads(line)["data"] for line in kept} == {"fashion_mnist"}
 
 
 def test_domains_have_the_same_classes(photos: MakePhotos) -> None:

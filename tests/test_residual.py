@@ -134,6 +134,16 @@ def test_one_photo_a_class_leaves_nothing_to_choose_with() -> None:
     assert choose(photos[::10], labels[::10], text, ClusterSettings(bits=2), 30.0) == (1.0, 0.0)
 
 
+def test_a_class_with_one_photo_among_others_costs_the_choice_nothing() -> None:
+    photos, labels, text = synthetic(0.1, 5.0)
+    fewer = np.delete(np.arange(80), np.arange(31, 40))  # class 3 keeps one
+    alpha, bias = choose(photos[fewer], labels[fewer], text, ClusterSettings(bits=4), 30.0)
+    whole = choose(photos, labels, text, ClusterSettings(bits=4), 30.0)
+    assert alpha == whole[0]
+    assert bias == pytest.approx(whole[1], abs=0.1)
+    assert bias > 0.1
+
+
 def test_means_are_directions() -> None:
     photos, labels, _ = synthetic(0.3, 0.0)
     means = class_means(photos[:, 0], labels, 8)

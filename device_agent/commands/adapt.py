@@ -137,9 +137,9 @@ def command(data: Path, out: Path, as_json: bool, names: Path | None, resume: bo
         raise click.UsageError("--fast is a method of its own: leave --method out")
     if importlib.util.find_spec("torch") is None:
         raise MissingExtraError("torch", "adapt")
-    if report is not None and importlib.util.find_spec("matplotlib") is None:
-        raise MissingExtraError("matplotlib", "bench")
     _check_target(out)
+    if report is not None:
+        _check_report(report)
     check_template(options["template"])
     backbone = terminal.open_backbone(options["backbone"], options["precision"], options["providers"])
     dataset = load_dataset(data, names).select(options["classes"])
@@ -174,9 +174,13 @@ def _write_page(result: Adaptation, told: dict[str, Any], folder: Path) -> Path:
     from edge_qprompt.files import write_whole
 
     folder.mkdir(parents=True, exist_ok=True)
-    name, *rest = _lines(told)
-    facts = [("pack", name)] + [(line.split()[0], line.split(maxsplit=1)[1]) for line in rest]
-    write_whole(folder / "report.html", page(result, facts).encode())
+    names = ("pack", "method", "backbone", "precision", "images_used", "steps", "engine_note", "seed")
+    facts = [(name.replace("_", " "), str(told[name])) for name in names if told[name] != ""]
+    for name in ("train", "held_out"):
+        if told[f"{name}_accuracy"] is not None:
+            facts.append((f"accuracy, {name.replace('_', ' ')}", terminal.percent(told[f"{name}_accuracy"])))
+    facts.append(("hand-written prompt", terminal.percent(told["zero_shot_accuracy"])))
+    write_whole(folder / "report.html", page(result, facts).encode(errors="backslashreplace"))
     return folder / "report.html"
 
 
@@ -194,7 +198,10 @@ def _settings(options: dict[str, Any]) -> AdaptSettings:
         provenance=options["provenance"],
         loop=LoopSettings(epochs=options["epochs"], batch=options["batch"], lr=options["lr"], seed=options["seed"]),
         method_settings=MethodSettings(
-            ClusterSettings(bits=options["bits"]), options["template"], residual_bits=options["residual_bits"]
+            ClusterSettings(bits=options["bits"]),
+            options["template"],
+            residual_bits=options["residual_bits"],
+            noise_seed=options["seed"],
         ),
         engine=EngineSettings(options["engine"], options["memory"] << 20),
     )
@@ -208,6 +215,17 @@ def _check_target(out: Path) -> None:
         raise DataError(f"the folder {out.parent} of --out does not exist: create it first")
     if not os.access(out.parent, os.W_OK):
         raise DataError(f"the folder {out.parent} of --out cannot be written to: choose another")
+
+
+def _check_report(folder: Path) -> None:
+    if importlib.util.find_spec("matplotlib") is None:
+        raise MissingExtraError("matplotlib", "bench")
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise DataError(f"cannot make the folder {folder} of --report ({error.strerror}): choose another") from error
+    if not os.access(folder, os.W_OK):
+        raise DataError(f"the folder {folder} of --report cannot be written to: choose another")
 
 
 def _warn_few(dataset: Dataset, shots: int) -> None:

@@ -3,20 +3,26 @@
 from __future__ import annotations
 
 import importlib.util
+import multiprocessing
+import os
 import re
 import shlex
+import signal
 import sys
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
+from functools import partial
+from itertools import cycle, islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from device_agent import terminal
-from edge_qprompt.errors import DataError, MissingExtraError
+from edge_qprompt.errors import DataError, EdgeQPromptError, MissingExtraError
 
 if TYPE_CHECKING:
-    from edge_qprompt.bench.cell import Cell
+    from edge_qprompt.bench.cell import Cell, Row
 
 PROTOCOLS = ("base-to-new", "few-shot", "domain", "cross-dataset", "ablation")
 
@@ -65,6 +71,7 @@ def command(protocol: str, data: tuple[Path, ...], out: Path, jobs: int, as_json
             raise MissingExtraError(module, extra)
     from edge_qprompt.bench import report
     from edge_qprompt.bench.cell import Lines
+    from edge_qprompt.files import write_whole
 
     cells = _cells(protocol, data, options)
     out.mkdir(parents=True, exist_ok=True)
@@ -72,14 +79,15 @@ def command(protocol: str, data: tuple[Path, ...], out: Path, jobs: int, as_json
     missing = [cell for cell in cells if cell not in kept]
     click.echo(f"{len(cells) - len(missing)} of {len(cells)} cells are finished", err=True)
     with terminal.Progress() as progress:
-        _run(missing, jobs, kept.add, lambda done, note: progress("cells", done, len(missing), note))
+        run = _run if jobs == 1 else partial(_run_apart, jobs=jobs)
+        run(missing, keep=kept.add, tell=lambda done, note: progress("cells", done, len(missing), note))
     rows = kept.of(cells)
     found = report.lines(protocol, rows)
     table = report.markdown(found)
     place = out / protocol
     words = " ".join(map(shlex.quote, ["edge-qprompt", *sys.argv[1:]]))
-    place.with_suffix(".md").write_text("\n".join([f"`{words}`", "", *table, ""]))
-    place.with_suffix(".csv").write_text(report.as_csv(found))
+    write_whole(place.with_suffix(".md"), "\n".join([f"`{words}`", "", *table, ""]).encode(errors="backslashreplace"))
+    write_whole(place.with_suffix(".csv"), report.as_csv(found).encode(errors="backslashreplace"))
     report.plot(protocol, found, place.with_suffix(".png"))
     terminal.emit({"rows": rows, "table": f"{place}.md", "picture": f"{place}.png"}, as_json, lambda _: table)
 
@@ -87,6 +95,7 @@ def command(protocol: str, data: tuple[Path, ...], out: Path, jobs: int, as_json
 def _cells(protocol: str, data: tuple[Path, ...], options: dict[str, Any]) -> list[Cell]:
     from dataclasses import replace
 
+    from edge_qprompt.bench.cell import content_of
     from edge_qprompt.bench.protocols import MAIN, PROTOCOLS
     from edge_qprompt.learn.methods import METHODS
 
@@ -101,30 +110,62 @@ def _cells(protocol: str, data: tuple[Path, ...], options: dict[str, Any]) -> li
     if protocol == "few-shot" and options["shots"]:
         raise click.UsageError("few-shot has its own numbers of shots: leave --shots out")
     settings = {name: options[name] for name in ("epochs", "shots", "batch") if options[name] is not None}
+    backbone = terminal.open_backbone(options["backbone"], options["precision"], "cpu")
     cells = PROTOCOLS[protocol]([str(folder.absolute()) for folder in data], methods, options["seeds"], settings)
-    return [replace(cell, backbone=options["backbone"], precision=options["precision"]) for cell in cells]
+    content: dict[Any, str] = {}
+    for cell in cells:
+        if (where := (cell.data, cell.targets)) not in content:
+            content[where] = content_of(backbone, dict.fromkeys((cell.data, *cell.targets)))
+    place, precision = str(backbone.folder), backbone.precision
+    return [replace(c, backbone=place, precision=precision, content=content[c.data, c.targets]) for c in cells]
 
 
-def _run(cells: list[Cell], jobs: int, keep: Any, tell: Any) -> None:
-    """Run cells; each is kept as soon as it is finished."""
-    if jobs == 1:
-        for done, cell in enumerate(cells, 1):
-            keep(cell.run())
-            tell(done, f"{Path(cell.data).name} {cell.variant}")
-        return
-    with ProcessPoolExecutor(jobs, initializer=_one_core) as pool:
-        futures = {pool.submit(cell.run): cell for cell in cells}
-        try:
-            for done, future in enumerate(as_completed(futures), 1):
+def _run(cells: list[Cell], keep: Any, tell: Any) -> None:
+    """Run cells one after the other; each is kept as soon as it is finished."""
+    for done, cell in enumerate(cells, 1):
+        keep(cell.run())
+        tell(done, f"{Path(cell.data).name} {cell.variant}")
+
+
+def _run_apart(cells: list[Cell], jobs: int, keep: Any, tell: Any) -> None:
+    """The same in several processes; where one cell fails, those that have begun are still kept."""
+    context = multiprocessing.get_context("spawn")  # nothing of this process's threads
+    cores: Any = context.Queue()
+    for core in islice(cycle(sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else [None]), jobs):
+        cores.put(core)
+    pool = ProcessPoolExecutor(jobs, context, _one_core, (cores,))
+    waiting, done = iter(cells), 0
+    running: dict[Future[Row], Cell] = {}
+    failed: EdgeQPromptError | None = None
+    try:
+        while True:
+            for cell in islice(waiting, 0 if failed else jobs - len(running)):  # no more than run: what began is kept
+                running[pool.submit(cell.run)] = cell
+            if not running:
+                break
+            for future in wait(running, return_when=FIRST_COMPLETED).done:
+                cell = running.pop(future)
+                if isinstance(error := future.exception(), EdgeQPromptError):
+                    failed = error
+                    continue
                 keep(future.result())
-                tell(done, f"{Path(futures[future].data).name} {futures[future].variant}")
-        except BaseException:
-            pool.shutdown(wait=False, cancel_futures=True)
-            raise
+                done += 1
+                tell(done, f"{Path(cell.data).name} {cell.variant}")
+    except BrokenProcessPool as error:
+        raise DataError(
+            "a process was ended from outside, perhaps for want of memory: the same command with fewer --jobs goes on"
+        ) from error
+    finally:
+        pool.shutdown(wait=True, cancel_futures=True)
+    if failed:
+        raise failed
 
 
-def _one_core() -> None:
-    """Processes side by side would spin against each other; see docs/adr/0005-threads.md."""
+def _one_core(cores: Any) -> None:
+    """A core for this process alone: processes whose threads spin against each other are slow (docs/adr/0005-threads.md)."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C ends it at once; what it does is run again
+    if (core := cores.get()) is not None:
+        os.sched_setaffinity(0, {core})
     from edge_qprompt.learn.threads import one_core
 
     one_core()

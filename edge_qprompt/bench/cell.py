@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 from collections.abc import Iterable
@@ -35,7 +36,8 @@ class Cell:
         data: folder that is learned on; its last part is its name.
         part: of its classes: all, base or new.
         targets: folders whose test photos are measured; for base-to-new it is the same one.
-        backbone, precision: as of `Backbone.open`.
+        backbone, precision: as of `Backbone.open`; the precision is not "auto".
+        content: digest of what is behind these names, see `content_of`.
         settings: of `AdaptSettings`, `LoopSettings`, `MethodSettings` and `ClusterSettings`, where they are not the default.
     """
 
@@ -47,13 +49,14 @@ class Cell:
     seed: int
     backbone: str = "nano"
     precision: str = "fp32"
+    content: str = ""
     settings: dict[str, Any] = field(default_factory=dict)
 
     @property
     def key(self) -> str:
         """The same for the same cell, wherever its folders are."""
-        facts = asdict(self) | {"data": Path(self.data).name, "targets": [Path(target).name for target in self.targets]}
-        return json.dumps(facts, sort_keys=True)
+        names = {"data": Path(self.data).name, "targets": [Path(target).name for target in self.targets]}
+        return json.dumps(asdict(self) | names | {"backbone": Path(self.backbone).name}, sort_keys=True)
 
     def adapt_settings(self) -> AdaptSettings:
         """As a whole.
@@ -110,11 +113,27 @@ class Cell:
 
 def _accuracy(backbone: Backbone, pack: Any, data: Dataset, names: tuple[str, ...], first: int) -> float:
     """Of the test photos of `data`, among `names`; its classes are those from `first` on."""
-    if data.test is None:
-        raise DataError("a benchmark needs test photos: give a data set with train/ and test/ folders")
+    assert data.test is not None  # content_of has looked
     features = extract(backbone, data.test.paths)
     labels = np.array(data.test.labels)[features.kept] + first
     return Scores.of(Classifier(backbone, pack, names).probabilities(features.values[:, 0]), labels).accuracy
+
+
+def content_of(backbone: Backbone, folders: Iterable[str]) -> str:
+    """Digest of a backbone's fingerprint, and of the names, places and sizes of all photos of some data sets.
+
+    Raises:
+        DataError: a data set without test photos.
+    """
+    digest = hashlib.sha256(backbone.manifest.fingerprint.encode())
+    for folder in map(Path, folders):
+        data = load_dataset(folder)
+        if data.test is None:
+            raise DataError(f"a benchmark needs test photos, {folder} has none: give a data set with train/ and test/ folders")
+        photos = [*zip(data.train.paths, data.train.labels, strict=True), *zip(data.test.paths, data.test.labels, strict=True)]
+        files = [(os.path.relpath(path, folder), path.stat().st_size, label) for path, label in photos]
+        digest.update(json.dumps([data.names, files]).encode(errors="surrogateescape"))
+    return digest.hexdigest()[:16]
 
 
 class Lines:

@@ -136,7 +136,8 @@ def plot(protocol: str, found: Sequence[Line], path: Path) -> None:
     from matplotlib import pyplot
 
     shown = [line for line in found if line.data == MEAN] or list(found)
-    figure, axes = pyplot.subplots(figsize=(8, 5), layout="constrained")
+    matplotlib.rcParams["text.parse_math"] = False  # names of folders may hold dollars
+    figure, axes = pyplot.subplots(figsize=(9.5, 5), layout="constrained")
     if protocol in ("base-to-new", "ablation"):
         for i, line in enumerate(shown):
             axes.scatter(line.values["base"][0], line.values["new"][0], marker="o^sDvP*X"[i % 8], label=line.variant)
@@ -154,6 +155,6 @@ def plot(protocol: str, found: Sequence[Line], path: Path) -> None:
         axes.tick_params(axis="x", rotation=20)
     axes.set_title(f"{protocol}, {shown[0].data}")
     axes.grid(alpha=0.3)
-    axes.legend(fontsize="small", ncols=2 if len(shown) > 10 else 1)
+    figure.legend(loc="outside right upper", fontsize="small")
     figure.savefig(path, dpi=120)
     pyplot.close(figure)

@@ -121,8 +121,8 @@ def choose(
         clusters: of the residuals.
         scale: of the logits.
     """
-    if np.bincount(labels, minlength=len(text)).min() < 2:
-        return 1.0, 0.0  # a class with one photo has none to leave out
+    if np.bincount(labels).max() < 2:
+        return 1.0, 0.0  # one photo a class leaves none to choose with
     hits, losses = np.zeros(len(ALPHAS)), np.zeros(len(ALPHAS))
     joint = []
     for kept, left in _folds(labels):
@@ -154,11 +154,12 @@ def _bias(joint: list[tuple[Array, Labels, Array]], text: Array, alpha: float) -
 
 
 def _folds(labels: Labels) -> Iterator[tuple[NDArray[np.intp], NDArray[np.intp]]]:
-    """Photos to take the means of, and photos left out; each photo is left out once, each class is always there."""
-    place = np.zeros(len(labels), np.int64)
+    """Photos to take the means of, and photos left out; each is left out once, but the only one of a class never."""
+    place = np.full(len(labels), -1)
     for label in np.unique(labels):
         mine = np.flatnonzero(labels == label)
-        place[mine] = np.arange(len(mine)) % FOLDS
+        if len(mine) > 1:
+            place[mine] = np.arange(len(mine)) % FOLDS
     for fold in range(min(FOLDS, int(place.max()) + 1)):
         yield np.flatnonzero(place != fold), np.flatnonzero(place == fold)
 
