@@ -53,7 +53,7 @@ def test_any_pack_reads_the_same(read: Read, pack: Pack) -> None:
     assert got["classNames"] == (None if pack.class_names is None else list(pack.class_names))
     assert got["template"] == pack.template
     bias = pack.section(Tag.RESIDUAL_BIAS)
-    assert got["residualBias"] == (None if bias is None else struct.unpack("<f", bias)[0])
+    assert got["residualBias"] == (None if bias is None else pytest.approx(struct.unpack("<f", bias)[0], rel=1e-9))
     provenance = pack.section(Tag.PROVENANCE)
     assert got["provenance"] == (None if provenance is None else provenance.decode())
     assert [section["size"] for section in got["sections"]] == [section.size for section in pack.sections]

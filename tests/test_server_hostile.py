@@ -37,7 +37,8 @@ IDLE = 1200  # connections, more than the 1,000 that a server takes
 FAMILY = 24  # requests a family
 OPERATE = Path(__file__).parent.parent / "docs" / "operate.md"
 FORMULA = (
-    "start + 4 x 64 MiB + cores x 24 bytes x pixels + 6 x cache + 0.4 MB x connections + 64 MiB + 10 MB x batch + 0.6 MB x queue"
+    "start + 4 x 64 MiB + cores x 24 bytes x pixels + 6 x cache + 0.4 MB x connections + 64 MiB + 10 MB x batch x cores"
+    " + 0.6 MB x queue"
 )
 
 Send = Callable[..., list[int]]
@@ -99,7 +100,7 @@ def target(tmp_path_factory: pytest.TempPathFactory, nano: Backbone) -> Iterator
     start = server.memory_mb()
     limits = Limits()
     most = start + 4 * 67 + (os.cpu_count() or 1) * 24 * MEGAPIXELS + 6 * 1.05 * CACHE_MB + 0.4 * limits.connections + 67
-    most += 10 * limits.batch + 0.6 * limits.pending_images
+    most += 10 * limits.batch * (os.cpu_count() or 1) + 0.6 * limits.pending_images
     client = httpx.Client(base_url=server.url, headers={"Authorization": f"Bearer {secret}"}, timeout=60)
     found = Target(server, secret, most, client)
     assert found.honest("POST", "/v1/tasks/clothes/versions", content=clothes(nano).encode()).status_code == 201
