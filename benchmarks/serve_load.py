@@ -248,7 +248,7 @@ def measure(backbone: str, photos: list[Path], seconds: float, rounds: int, down
                 found = {"backbone": Path(backbone).name} | measure_classify(server, raw, photos, seconds, rounds)
             if download:
                 with running([sys.executable, str(HERE / "empty_route.py"), str(other)], other, "/empty") as empty:
-                    found |= measure_download(server, empty, pack, seconds / 2, rounds)
+                    found |= measure_download(server, empty, pack, seconds / 4, 3 * rounds)  # many short turns
     return found
 
 
