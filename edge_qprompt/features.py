@@ -22,7 +22,7 @@ from edge_qprompt.feature_cache import FeatureCache
 from edge_qprompt.manifest import Preprocess
 from edge_qprompt.photo import decode_photo, random_view, read_photo, to_pixels
 
-BATCH = 2  # activations of more leave a core's cache: docs/adr/0007-image-encoder.md
+BATCH = 2  # photos a lane; more win nothing: docs/adr/0007-image-encoder.md
 CHUNK_VIEWS = 64  # views decoded before they are encoded; the next chunk is decoded meanwhile
 DECODERS = 2  # more threads only take cores from the encoder
 CENTRE = 0

@@ -136,8 +136,7 @@ def test_ptq_stores_coops_context_quantized(case: Case) -> None:
 
 def test_noise_has_the_std_asked_for_and_goes_on_after_a_resume(case: Case) -> None:
     seen: list[Tensor] = []
-    spied = dataclasses.replace(case.problem, choose=case.problem.choose)
-    method = METHODS["noise-coop"](spied, MethodSettings(noise_std=0.3))
+    method = METHODS["noise-coop"](case.problem, MethodSettings(noise_std=0.3))
     method._problem = type("Spy", (), {"cross_entropy": lambda _, ctx, *rest: seen.append(ctx.detach()) or ctx.sum()})()
     for _ in range(50):
         method.loss(case.problem.features[:, 0], case.problem.labels)

@@ -67,11 +67,18 @@ def base_to_new(data: Sequence[str], methods: Sequence[str], seeds: Sequence[int
 def few_shot(data: Sequence[str], methods: Sequence[str], seeds: Sequence[int], settings: Settings) -> list[Cell]:
     """See the module."""
     return [
-        Cell("few-shot", method, folder, "all", (folder,), seed, settings=common | {"method": method, "shots": shots})
+        Cell(
+            "few-shot",
+            method,
+            folder,
+            "all",
+            (folder,),
+            seed,
+            settings={"epochs": epochs, "n_ctx": FEW_SHOT_CTX, **settings, "method": method, "shots": shots},
+        )
         for folder in data
         for method in methods
         for shots, epochs in SHOTS.items()
-        for common in [{"epochs": epochs, "n_ctx": FEW_SHOT_CTX, **settings}]
         for seed in seeds
     ]
 
