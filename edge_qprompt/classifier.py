@@ -27,7 +27,7 @@ from edge_qprompt.photo import decode_photo, read_photo, to_pixels
 from edge_qprompt.prompts import DEFAULT_TEMPLATE, check_template
 from edge_qprompt.residual import with_residuals
 
-KNOWN = frozenset(Role)
+KNOWN = frozenset({Role.CTX, Role.RESIDUAL})
 
 Array = NDArray[np.float32]
 

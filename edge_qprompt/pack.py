@@ -64,6 +64,11 @@ class Method(IntEnum):
     NOISE_COOP = 6
     QRES = 7
     QCOOP_PLUS_QRES = 8
+    COCOOP = 9
+    CLIP_ADAPTER = 10
+    CLIP_LORA = 11
+    MAPLE = 12
+    QMAPLE = 13
 
     @property
     def label(self) -> str:

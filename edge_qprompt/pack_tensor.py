@@ -22,10 +22,24 @@ Indexes = NDArray[np.uint8]
 
 
 class Role(IntEnum):
-    """What a tensor is for."""
+    """What a tensor is for.
 
-    CTX = 1
-    RESIDUAL = 2
+    Symbols: W and U widths of text and image tower, D dimensions of a feature, h inner width, r rank. Weights are
+    (outputs, inputs), an inner layer has its bias as last column, and between the two layers of a net stands a ReLU.
+    """
+
+    CTX = 1  # (n, W)
+    RESIDUAL = 2  # (C, D)
+    META_IN = 3  # CoCoOp's net from a photo's feature to what is added to each learned token: (h, D + 1)
+    META_OUT = 4  # (W, h + 1)
+    ADAPTER_IN = 5  # a net whose output is added to a photo's feature: (h, D + 1)
+    ADAPTER_OUT = 6  # (D, h + 1), the mixing ratio folded in
+    DEEP_CTX = 7  # learned tokens of text layers 1, 2, ...: (depth - 1, n, W)
+    VISUAL_CTX = 8  # learned tokens of image layers 0, 1, ...: (depth, n, U)
+    LORA_TEXT_IN = 9  # q, k, v of each text layer: (layers, 3, r, W)
+    LORA_TEXT_OUT = 10  # (layers, 3, W, r), the scale folded in
+    LORA_IMAGE_IN = 11  # (layers, 3, r, U)
+    LORA_IMAGE_OUT = 12  # (layers, 3, U, r)
 
 
 @dataclass(frozen=True, eq=False)
