@@ -28,7 +28,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from edge_qprompt.manifest import TextConfig
-from edge_qprompt.weights import TextWeights
+from edge_qprompt.weights import Weights
 
 PREFIX = "transformer.resblocks"  # of the names of blocks
 QUICK_GELU = 1.702
@@ -121,7 +121,7 @@ class TextTower:
         config: of the tower.
     """
 
-    def __init__(self, weights: TextWeights, config: TextConfig) -> None:
+    def __init__(self, weights: Weights, config: TextConfig) -> None:
         self.config = config
         self._weights = weights
         self.blocks = [self._block(f"{PREFIX}.{i}") for i in range(config.layers)]
