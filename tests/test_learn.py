@@ -175,7 +175,7 @@ class Recorder:
         self.seen.append((features, labels))
         return (self.parameters["w"] * features).mean()
 
-    def after_step(self, step: int) -> None:
+    def after_step(self, step: int, steps: int) -> None:
         pass
 
 

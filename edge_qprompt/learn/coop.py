@@ -32,7 +32,7 @@ class CoOp:
         """Cross-entropy under the context as it is."""
         return self._problem.cross_entropy(self._ctx, features, labels)
 
-    def after_step(self, step: int) -> None:
+    def after_step(self, step: int, steps: int) -> None:
         """Nothing to do."""
 
     def result(self) -> tuple[tuple[PackTensor, ...], tuple[Section, ...]]:

@@ -78,7 +78,8 @@ def learn(
     for epoch in range(len(run.losses), schedule.epochs):
         for group in optimiser.param_groups:
             group["lr"] = schedule.rate(epoch, len(features))
-        run.losses.append(_epoch(method, optimiser, _batches(features, labels, schedule.batch, [settings.seed, epoch]), run))
+        batches = _batches(features, labels, schedule.batch, [settings.seed, epoch])
+        run.losses.append(_epoch(method, optimiser, batches, run, schedule.steps(len(features))))
         progress(epoch + 1, schedule.epochs, run.losses[-1])
         if checkpoints and time.monotonic() - saved >= settings.checkpoint_seconds:
             checkpoints.write(_capture(method, optimiser, run))
@@ -93,7 +94,7 @@ def _optimiser(method: Method, schedule: Schedule) -> Optimizer:
     return torch.optim.SGD(parameters, schedule.peak_lr, schedule.momentum, weight_decay=schedule.weight_decay)
 
 
-def _epoch(method: Method, optimiser: Optimizer, batches: Iterable[tuple[Tensor, Tensor]], run: Run) -> float:
+def _epoch(method: Method, optimiser: Optimizer, batches: Iterable[tuple[Tensor, Tensor]], run: Run, steps: int) -> float:
     """One pass; returns the mean loss."""
     total, seen = 0.0, 0
     for batch, batch_labels in batches:
@@ -104,7 +105,7 @@ def _epoch(method: Method, optimiser: Optimizer, batches: Iterable[tuple[Tensor,
         loss.backward()  # type: ignore[no-untyped-call]
         optimiser.step()
         run.steps += 1
-        method.after_step(run.steps)
+        method.after_step(run.steps, steps)
         total += value * len(batch_labels)
         seen += len(batch_labels)
     return total / seen

@@ -27,8 +27,8 @@ class Method(Protocol):
     def loss(self, features: Tensor, labels: Tensor) -> Tensor:
         """Scalar to minimise, for features (B, D) and labels (B,)."""
 
-    def after_step(self, step: int) -> None:
-        """Called when the optimiser has made its `step`-th step, from 1."""
+    def after_step(self, step: int, steps: int) -> None:
+        """Called when the optimiser has made its `step`-th step of `steps`, from 1."""
 
     def result(self) -> tuple[tuple[PackTensor, ...], tuple[Section, ...]]:
         """Tensors and essential sections of the pack."""

@@ -55,10 +55,10 @@ class QRes:
             raise PromptError("qres has nothing to learn step by step")
         return self._base.loss(features, labels)
 
-    def after_step(self, step: int) -> None:
+    def after_step(self, step: int, steps: int) -> None:
         """The prompt's."""
         if self._base:
-            self._base.after_step(step)
+            self._base.after_step(step, steps)
 
     def result(self) -> tuple[tuple[PackTensor, ...], tuple[Section, ...]]:
         """The prompt, the residuals, and how much classes with one are held back."""

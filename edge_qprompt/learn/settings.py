@@ -54,6 +54,10 @@ class Schedule:
             return self.lr
         return FULL_BATCH_LR if self.batch == ALL else COOP_LR
 
+    def steps(self, photos: int) -> int:
+        """Steps in all, when there are `photos` in all."""
+        return self.epochs * (1 if self.batch == ALL else -(-photos // self.batch))
+
     def rate(self, epoch: int, photos: int) -> float:
         """Learning rate of an epoch, from 0, when there are `photos` in all."""
         # AdamW's steps have the same length whatever the gradient's noise
@@ -121,6 +125,7 @@ class MethodSettings:
 
     Attributes:
         clusters: of the quantizing methods.
+        fade: share of QCoOp's steps over which the quantizer is faded in; 0 quantizes from the first step, as the paper does.
         template: of the hand-written prompt.
         residual_bits: b of class residuals.
         noise_std: of Noise-CoOp, in the units of the token vectors.
@@ -132,3 +137,8 @@ class MethodSettings:
     residual_bits: int = 2
     noise_std: float = 0.01
     noise_seed: int = 1
+    fade: float = 0.5
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.fade <= 1:
+            raise ValueError(f"fade must be between 0 and 1: {self.fade}")

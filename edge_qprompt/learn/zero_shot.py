@@ -32,7 +32,7 @@ class ZeroShot:
         """There is none."""
         raise PromptError("zero-shot has nothing to learn")
 
-    def after_step(self, step: int) -> None:
+    def after_step(self, step: int, steps: int) -> None:
         """Never called."""
 
     def result(self) -> tuple[tuple[PackTensor, ...], tuple[Section, ...]]:
