@@ -35,13 +35,13 @@ def child(weights: Path, classes: int, memory: int, rounds: int) -> dict[str, An
     from edge_qprompt.learn.fused import FusedTower
     from edge_qprompt.learn.threads import threads_for, torch_threads
     from edge_qprompt.learn.tower import TextTower
-    from edge_qprompt.weights import TextWeights
+    from edge_qprompt.weights import Weights
 
     names = [name for name in NAMES.read_text().splitlines() if name]
     lengths = [len(Backbone.open("nano").tokenizer.encode(f"{name}.")) for name in names]
     rng = np.random.default_rng(0)
     rows = [rng.integers(1000, 40000, lengths[i % len(lengths)]).tolist() for i in range(classes)]
-    tower = TextTower(TextWeights(weights), VIT_B_32)
+    tower = TextTower(Weights(weights), VIT_B_32)
     suffixes = tower.suffixes(rows, N_CTX)
     fused = FusedTower(tower, suffixes, N_CTX, threads_for(tower.work(suffixes, N_CTX)), memory << 20)
     start = torch.randn(N_CTX, VIT_B_32.width) * 0.02

@@ -20,7 +20,7 @@ from edge_qprompt.manifest import TEXT_ONNX, TEXT_WEIGHTS, TextConfig
 from edge_qprompt.prompts import TextEncoder
 from edge_qprompt.session import Session
 from edge_qprompt.tokenizer import Tokenizer
-from edge_qprompt.weights import TextWeights
+from edge_qprompt.weights import Weights
 from exporter.folder import write_text
 from exporter.source import import_open_clip
 
@@ -86,7 +86,7 @@ def random_pair(config: TextConfig, folder: Path, seed: int = 0) -> Pair:
     tensors = {name: value.numpy() for name, value in net.state_dict().items() if name != "attn_mask"}
     write_text(folder, tensors, config, config.width)
     tokenizer = Tokenizer(Backbone.open("nano").folder, config)
-    weights = TextWeights(folder / TEXT_WEIGHTS)
+    weights = Weights(folder / TEXT_WEIGHTS)
     encoder = TextEncoder(tokenizer, weights, Session(folder / TEXT_ONNX, stored_low=True))
     return Pair(TextTower(weights, config), net, tokenizer, encoder)
 

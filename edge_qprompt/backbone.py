@@ -21,12 +21,12 @@ from numpy.typing import NDArray
 from edge_qprompt import manifest as fmt
 from edge_qprompt.errors import BackboneError, FingerprintError
 from edge_qprompt.files import backbones_folder, give_memory_back, sha256_of
-from edge_qprompt.manifest import Manifest
+from edge_qprompt.manifest import Manifest, VisionConfig
 from edge_qprompt.pack import Pack
 from edge_qprompt.prompts import TextEncoder
 from edge_qprompt.session import CPU, Session, cores, parse_providers, short_name
 from edge_qprompt.tokenizer import Tokenizer
-from edge_qprompt.weights import TextWeights
+from edge_qprompt.weights import Weights
 
 if TYPE_CHECKING:
     from edge_qprompt.speed import Job
@@ -125,9 +125,33 @@ class Backbone:
         return Tokenizer(self.folder, self.manifest.text)
 
     @cached_property
-    def text_weights(self) -> TextWeights:
+    def text_weights(self) -> Weights:
         """Weights of the text tower, memory-mapped."""
-        return TextWeights(self.folder / fmt.TEXT_WEIGHTS)
+        return Weights(self.folder / fmt.TEXT_WEIGHTS)
+
+    @cached_property
+    def vision_weights(self) -> Weights:
+        """Weights of the image tower, memory-mapped.
+
+        Raises:
+            BackboneError: it is not one that prompts and other weights can be put into.
+        """
+        _ = self.vision  # raises where there is none
+        return Weights(self.folder / fmt.IMAGE_WEIGHTS)
+
+    @property
+    def vision(self) -> VisionConfig:
+        """The image tower.
+
+        Raises:
+            BackboneError: it is not one that prompts and other weights can be put into.
+        """
+        if self.manifest.vision is None:
+            raise BackboneError(
+                f"the image tower of backbone {self.manifest.name} is no vision transformer that can be prompted: export one "
+                "(edge-qprompt export ViT-B-16-quickgelu openai), again if an older version did, or choose another method"
+            )
+        return self.manifest.vision
 
     @cached_property
     def text(self) -> TextEncoder:
@@ -215,7 +239,7 @@ class Backbone:
 
     def close(self) -> None:
         """Let encoders and weights go, and their memory; they are loaded again when needed."""
-        for name in ("text", "text_weights", "_image", "_lane"):
+        for name in ("text", "text_weights", "vision_weights", "_image", "_lane"):
             self.__dict__.pop(name, None)
         give_memory_back()
 

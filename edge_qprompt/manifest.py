@@ -1,13 +1,14 @@
 """The manifest of a backbone folder: what the encoders are, and how to check the files.
 
 A backbone folder is made by the exporter and read by everyone else; this file is the contract
-between them. Symbols: S pixels a side, W width of the text tower, D dimensions of a feature.
+between them. Symbols: S pixels a side, W and U widths of text and image tower, D dimensions of a feature.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import json
+import types
 import typing
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,8 +21,12 @@ FORMAT = 1
 MAX_MANIFEST_BYTES = 1 << 20
 TEXT_ONNX = "text.onnx"
 TEXT_WEIGHTS = "text.safetensors"
+IMAGE_WEIGHTS = "image.safetensors"  # this and the next two only where the manifest has `vision`
+IMAGE_PROMPTED = "image.prompted.onnx"
+TEXT_PROMPTED = "text.prompted.onnx"
 TOKENIZER = "tokenizer.json"
 TOKENIZER_CONFIG = "tokenizer_config.json"
+ACTIVATIONS = ("gelu", "quick_gelu")
 
 
 def image_onnx(precision: str) -> str:
@@ -81,10 +86,35 @@ class TextConfig:
     eot: int
 
     def __post_init__(self) -> None:
-        if self.activation not in ("gelu", "quick_gelu"):
+        if self.activation not in ACTIVATIONS:
             raise BackboneError(f"unknown activation {self.activation}: upgrade edge-qprompt")
         if min(self.context_length, self.vocab_size, self.width, self.layers, self.heads) < 1 or self.width % self.heads:
             raise BackboneError(f"text tower out of range: {self}")
+
+
+@dataclass(frozen=True)
+class VisionConfig:
+    """The image tower, where it is CLIP's vision transformer: LayerNorm before and after it, a learned token pooled.
+
+    Attributes:
+        width: U.
+        patch: pixels a side of a patch.
+        activation: gelu or quick_gelu.
+        layer_norm_eps: added to the variance.
+    """
+
+    width: int
+    layers: int
+    heads: int
+    patch: int
+    activation: str
+    layer_norm_eps: float
+
+    def __post_init__(self) -> None:
+        if self.activation not in ACTIVATIONS:
+            raise BackboneError(f"unknown activation {self.activation}: upgrade edge-qprompt")
+        if min(self.width, self.layers, self.heads, self.patch) < 1 or self.width % self.heads:
+            raise BackboneError(f"image tower out of range: {self}")
 
 
 @dataclass(frozen=True)
@@ -121,6 +151,7 @@ class Manifest:
         files: by name, all files but the manifest.
         precisions: by name ("fp32", "int8"), those whose encoder is in the folder.
         tools: versions of what made the folder.
+        vision: the image tower, if it is one that prompts and other weights can be put into; None for all others.
     """
 
     format: int
@@ -135,6 +166,7 @@ class Manifest:
     files: dict[str, FileRecord]
     precisions: dict[str, PrecisionRecord]
     tools: dict[str, str]
+    vision: VisionConfig | None = None
 
     def __post_init__(self) -> None:
         if self.format != FORMAT:
@@ -183,6 +215,8 @@ def _build(kind: Any, value: Any) -> Any:
         known = {name: _build(hints[name], item) for name, item in value.items() if name in hints}
         return typing.cast(Any, kind)(**known)
     origin, parts = typing.get_origin(kind), typing.get_args(kind)
+    if origin is types.UnionType:  # X | None
+        return None if value is None else _build(parts[0], value)
     if origin is dict and isinstance(value, dict):
         return {str(key): _build(parts[1], item) for key, item in value.items()}
     if origin is tuple and isinstance(value, list):

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from edge_qprompt.errors import PromptError
 from edge_qprompt.session import Session
 from edge_qprompt.tokenizer import Tokenizer
-from edge_qprompt.weights import TextWeights
+from edge_qprompt.weights import Weights
 
 DEFAULT_TEMPLATE = "a photo of a {}."
 PROMPTS_A_RUN = 64  # bounds the attention's memory: 64 x 77 x 768 floats are 15 MB a layer
@@ -49,7 +49,7 @@ class TextEncoder:
     """The text tower for inference."""
 
     tokenizer: Tokenizer
-    weights: TextWeights
+    weights: Weights
     session: Session
 
     def from_template(self, names: Sequence[str], template: str = DEFAULT_TEMPLATE) -> Array:

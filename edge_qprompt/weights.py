@@ -1,4 +1,4 @@
-"""Weights of a text tower, read from `text.safetensors` one tensor at a time, memory-mapped.
+"""Weights of a tower, read from `text.safetensors` or `image.safetensors` one tensor at a time, memory-mapped.
 
 Names are open_clip's. A tensor may be stored three ways, and is always handed out as float32:
     X                  float32, or float16 where that lost nothing at export
@@ -30,14 +30,15 @@ DTYPES = {"F32": "<f4", "F16": "<f2", "I8": "i1"}
 Array = NDArray[np.float32]
 
 
-class TextWeights:
-    """An open `text.safetensors`.
+class Weights:
+    """An open `text.safetensors` or `image.safetensors`.
 
     Raises:
         BackboneError: it is no such file, or is damaged.
     """
 
     def __init__(self, path: Path) -> None:
+        self._name = path.name
         opener: Any = safe_open  # its stubs are incomplete
         try:
             with opener(str(path), framework="np"):  # checks the header; its own reading would copy
@@ -83,8 +84,8 @@ class TextWeights:
     def _stored(self, name: str) -> NDArray[Any]:
         """A tensor as it lies in the file."""
         if (entry := self._header.get(name)) is None:
-            raise BackboneError(f"text.safetensors has no tensor {name}: export the backbone again")
+            raise BackboneError(f"{self._name} has no tensor {name}: export the backbone again")
         if entry["dtype"] not in DTYPES:
-            raise BackboneError(f"tensor {name} of text.safetensors is stored as {entry['dtype']}: export the backbone again")
+            raise BackboneError(f"tensor {name} of {self._name} is stored as {entry['dtype']}: export the backbone again")
         start, end = (self._data + offset for offset in entry["data_offsets"])
         return self._file[start:end].view(DTYPES[entry["dtype"]]).reshape(entry["shape"]).view(np.ndarray)

@@ -7,14 +7,15 @@ from pathlib import Path
 
 from edge_qprompt import manifest as fmt
 from edge_qprompt.backbone import Backbone
-from edge_qprompt.manifest import Manifest, PrecisionRecord
+from edge_qprompt.manifest import Manifest, PrecisionRecord, VisionConfig
 from exporter import gates
-from exporter.folder import fingerprint, new_folder, write_manifest, write_text
+from exporter.folder import fingerprint, new_folder, write_manifest, write_text, write_vision
 from exporter.gates import Sample
 from exporter.image_graph import write_image_graph
 from exporter.int8 import write_int8
 from exporter.source import Source
 from exporter.tokenizer_file import write_tokenizer
+from exporter.vision import vision_config, vision_tensors
 
 Report = Callable[[str], None]
 
@@ -57,9 +58,12 @@ def export(
         precisions = {"fp32": gates.measure(work, "fp32", sample)}
         gates.check_image(precisions["fp32"])
         report(f"image encoder: {gates.describe(precisions['fp32'])}")
+        vision = vision_config(source.visual)
+        if vision:
+            write_vision(work, vision_tensors(source.visual))
         if int8:
             precisions |= _int8(work, sample, report, warn)
-        manifest = _manifest(work, source, precisions)
+        manifest = _manifest(work, source, precisions, vision)
         Backbone.open(work).verify()
         return manifest
 
@@ -85,7 +89,7 @@ def _int8(folder: Path, sample: Sample, report: Report, warn: Report) -> dict[st
     return {"int8": result.record}
 
 
-def _manifest(folder: Path, source: Source, precisions: dict[str, PrecisionRecord]) -> Manifest:
+def _manifest(folder: Path, source: Source, precisions: dict[str, PrecisionRecord], vision: VisionConfig | None) -> Manifest:
     return write_manifest(
         folder,
         name=source.name,
@@ -97,4 +101,5 @@ def _manifest(folder: Path, source: Source, precisions: dict[str, PrecisionRecor
         preprocess=source.preprocess,
         text=source.text,
         precisions=precisions,
+        vision=vision,
     )

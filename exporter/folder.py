@@ -20,7 +20,7 @@ from safetensors.numpy import save_file
 from edge_qprompt import manifest as fmt
 from edge_qprompt.errors import ExportError
 from edge_qprompt.files import sha256_of, sync_folder
-from edge_qprompt.manifest import FileRecord, Manifest, PrecisionRecord, Preprocess, TextConfig
+from edge_qprompt.manifest import FileRecord, Manifest, PrecisionRecord, Preprocess, TextConfig, VisionConfig
 from exporter.text_graph import write_text_graph
 
 INT8_LEVELS = 127
@@ -78,6 +78,11 @@ def write_text(folder: Path, tensors: Tensors, config: TextConfig, embed_dim: in
     write_text_graph(folder, config, embed_dim)
 
 
+def write_vision(folder: Path, tensors: Tensors) -> None:
+    """Write image.safetensors; the tensors are kept as `write_text` keeps them."""
+    save_file({name: lossless_half(values) for name, values in tensors.items()}, folder / fmt.IMAGE_WEIGHTS)
+
+
 def lossless_half(values: NDArray[Any]) -> NDArray[Any]:
     """float16 if every value survives the round trip, else float32."""
     with np.errstate(over="ignore"):
@@ -119,6 +124,7 @@ def write_manifest(
     preprocess: Preprocess,
     text: TextConfig,
     precisions: dict[str, PrecisionRecord],
+    vision: VisionConfig | None = None,
 ) -> Manifest:
     """Digest what is in the folder and write manifest.json beside it."""
     files = {
@@ -127,7 +133,19 @@ def write_manifest(
         if path.name != fmt.FILE_NAME
     }
     manifest = Manifest(
-        fmt.FORMAT, name, source, licence, fingerprint, embed_dim, logit_scale, preprocess, text, files, precisions, versions()
+        fmt.FORMAT,
+        name,
+        source,
+        licence,
+        fingerprint,
+        embed_dim,
+        logit_scale,
+        preprocess,
+        text,
+        files,
+        precisions,
+        versions(),
+        vision,
     )
     (folder / fmt.FILE_NAME).write_text(manifest.to_json())
     return manifest

@@ -20,7 +20,7 @@ from edge_qprompt.photo import decode_photo, read_photo, to_pixels
 from edge_qprompt.prompts import DEFAULT_TEMPLATE, TextEncoder
 from edge_qprompt.session import Session
 from edge_qprompt.tokenizer import Tokenizer
-from edge_qprompt.weights import TextWeights
+from edge_qprompt.weights import Weights
 from exporter.source import Source
 
 MIN_COSINE = 0.9999
@@ -118,7 +118,7 @@ def check_text(folder: Path, source: Source, names: Sequence[str]) -> float:
         if got != wanted:
             raise ExportError(f"the exported tokenizer makes {got} of {text!r}, open_clip {wanted}: please report this")
     session = Session(folder / fmt.TEXT_ONNX, stored_low=True)
-    encoder = TextEncoder(tokenizer, TextWeights(folder / fmt.TEXT_WEIGHTS), session)
+    encoder = TextEncoder(tokenizer, Weights(folder / fmt.TEXT_WEIGHTS), session)
     cosine = _cosine(encoder.from_template((*names, *HARD_NAMES)), source.reference.text_features(texts))
     if not cosine >= MIN_COSINE:
         raise ExportError(

@@ -29,7 +29,7 @@ from torch import Tensor
 
 from edge_qprompt.learn.block import PREFIX, Block, LowRank, Reader
 from edge_qprompt.manifest import TextConfig
-from edge_qprompt.weights import TextWeights
+from edge_qprompt.weights import Weights
 
 
 @dataclass(frozen=True)
@@ -71,7 +71,7 @@ class TextTower:
         config: of the tower.
     """
 
-    def __init__(self, weights: TextWeights, config: TextConfig) -> None:
+    def __init__(self, weights: Weights, config: TextConfig) -> None:
         self.config = config
         self._weights = weights
         reader = Reader(weights, config)
