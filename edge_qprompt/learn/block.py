@@ -12,8 +12,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from edge_qprompt.manifest import TextConfig
-from edge_qprompt.weights import TextWeights
+from edge_qprompt.manifest import TextConfig, VisionConfig
+from edge_qprompt.weights import Weights
 
 PREFIX = "transformer.resblocks"  # of the names of blocks
 QUICK_GELU = 1.702
@@ -110,8 +110,8 @@ class Reader:
         config: of that tower.
     """
 
-    weights: TextWeights
-    config: TextConfig
+    weights: Weights
+    config: TextConfig | VisionConfig
 
     def tensor(self, name: str) -> Tensor:
         """As float32, without a gradient."""
