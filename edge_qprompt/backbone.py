@@ -19,6 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edge_qprompt import manifest as fmt
+from edge_qprompt.encoder_changes import EncoderChanges
 from edge_qprompt.errors import BackboneError, FingerprintError
 from edge_qprompt.files import backbones_folder, give_memory_back, sha256_of
 from edge_qprompt.manifest import Manifest, VisionConfig
@@ -47,7 +48,13 @@ class Backbone:
     """
 
     def __init__(
-        self, folder: Path, manifest: Manifest, precision: str, threads: int = 0, providers: Sequence[str] = CPU
+        self,
+        folder: Path,
+        manifest: Manifest,
+        precision: str,
+        threads: int = 0,
+        providers: Sequence[str] = CPU,
+        changes: EncoderChanges | None = None,
     ) -> None:
         self.folder = folder
         self.manifest = manifest
@@ -55,6 +62,7 @@ class Backbone:
         self.threads = threads
         self.providers = tuple(providers)
         self.note = ""
+        self._changes = changes
         self._loading = Lock()  # two lanes that begin at once share one session
 
     @classmethod
@@ -119,6 +127,18 @@ class Backbone:
                 "choose that one with --backbone; `edge-qprompt backbones` lists fingerprints"
             )
 
+    def adapted(self, pack: Pack) -> Backbone:
+        """The backbone with a pack's own encoders: this one, unless the pack changes them. Those run in fp32.
+
+        Raises:
+            BackboneError: the encoders cannot be changed.
+            PackError: a tensor does not fit them.
+        """
+        changes = EncoderChanges.of(pack, self.manifest)
+        if changes is None:
+            return self
+        return Backbone(self.folder, self.manifest, DEFAULT_PRECISION, self.threads, self.providers, changes)
+
     @cached_property
     def tokenizer(self) -> Tokenizer:
         """The backbone's tokenizer."""
@@ -156,14 +176,18 @@ class Backbone:
     @cached_property
     def text(self) -> TextEncoder:
         """The text tower for inference."""
-        session = Session(self.folder / fmt.TEXT_ONNX, stored_low=True, threads=self.threads)
+        if self._changes:
+            session = self._changes.text_session(self.folder, self.text_weights, self.threads)
+        else:
+            session = Session(self.folder / fmt.TEXT_ONNX, stored_low=True, threads=self.threads)
         return TextEncoder(self.tokenizer, self.text_weights, session)
 
     @property
     def feature_kind(self) -> str:
-        """What besides the fingerprint decides a feature's bits: the precision, and providers other than the CPU alone."""
+        """What besides the fingerprint decides a feature's bits: precision, a pack's changes, providers other than the CPU."""
+        changed = [self._changes.digest] if self._changes else []
         more = () if self.providers == CPU else map(short_name, self.providers)
-        return "-".join([self.precision, *more])
+        return "-".join([self.precision, *changed, *more])
 
     @property
     def lanes(self) -> int:
@@ -180,6 +204,9 @@ class Backbone:
         return self._image_session(self.precision, threads, keep_memory=True)
 
     def _image_session(self, precision: str, threads: int, *, keep_memory: bool = False) -> Session:
+        if self._changes:
+            weights = self.vision_weights
+            return self._changes.image_session(self.folder, weights, threads, self.providers, keep_memory=keep_memory)
         path, low = self.folder / fmt.image_onnx(precision), precision == DEFAULT_PRECISION
         return Session(path, stored_low=low, threads=threads, providers=self.providers, keep_memory=keep_memory)
 

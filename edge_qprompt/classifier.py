@@ -21,13 +21,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edge_qprompt.backbone import Backbone
+from edge_qprompt.encoder_changes import ROLES as ENCODER_ROLES
 from edge_qprompt.errors import FingerprintError, PackError
 from edge_qprompt.pack import Method, Pack, Precision, Role, Section, Tag
 from edge_qprompt.photo import decode_photo, read_photo, to_pixels
 from edge_qprompt.prompts import DEFAULT_TEMPLATE, check_template
 from edge_qprompt.residual import with_residuals
 
-KNOWN = frozenset({Role.CTX, Role.RESIDUAL})
+KNOWN = ENCODER_ROLES | {Role.CTX, Role.RESIDUAL}
 
 Array = NDArray[np.float32]
 
@@ -62,8 +63,8 @@ class Classifier:
         if not names:
             raise PackError("the pack holds no class names: give them with labels (--labels a,b,c)")
         self.labels: tuple[str, ...] = names
-        self.backbone = backbone
-        text = class_features(backbone, pack, names)
+        self.backbone = backbone.adapted(pack)  # whose features `logits` takes
+        text = class_features(self.backbone, pack, names)
         self.class_features, self.offsets = with_residuals(pack, names, text)  # (C, D), (C,)
 
     def logits(self, features: Array) -> Array:

@@ -59,6 +59,10 @@ class Weights:
         """
         return self._rows(name, slice(None))
 
+    def as_stored(self, name: str, values: Array) -> NDArray[np.floating]:
+        """Other values for a tensor, rounded to the type in which the file holds it: float32 or float16."""
+        return np.asarray(values, self._stored(name).dtype)
+
     def token_vectors(self, ids: Sequence[int]) -> Array:
         """Rows of the token table, (len(ids), W) float32; the rest of the table is never read."""
         rows = self._rows(TOKEN_TABLE, np.asarray(ids, np.int64))  # (n, W) or (n, E)

@@ -9,7 +9,7 @@ from edge_qprompt import manifest as fmt
 from edge_qprompt.backbone import Backbone
 from edge_qprompt.manifest import Manifest, PrecisionRecord, VisionConfig
 from exporter import gates
-from exporter.folder import fingerprint, new_folder, write_manifest, write_text, write_vision
+from exporter.folder import fingerprint, new_folder, write_manifest, write_prompted, write_text
 from exporter.gates import Sample
 from exporter.image_graph import write_image_graph
 from exporter.int8 import write_int8
@@ -60,7 +60,10 @@ def export(
         report(f"image encoder: {gates.describe(precisions['fp32'])}")
         vision = vision_config(source.visual)
         if vision:
-            write_vision(work, vision_tensors(source.visual))
+            report("image and text encoder that take prompts")
+            tensors, size = vision_tensors(source.visual), source.preprocess.size
+            write_prompted(work, tensors, vision, source.text, size, source.embed_dim)
+            gates.check_prompted(work, vision, sample, source, names)
         if int8:
             precisions |= _int8(work, sample, report, warn)
         manifest = _manifest(work, source, precisions, vision)

@@ -22,6 +22,7 @@ from edge_qprompt.errors import ExportError
 from edge_qprompt.files import sha256_of, sync_folder
 from edge_qprompt.manifest import FileRecord, Manifest, PrecisionRecord, Preprocess, TextConfig, VisionConfig
 from exporter.text_graph import write_text_graph
+from exporter.vision_graph import write_vision_graph
 
 INT8_LEVELS = 127
 TOOLS = ("torch", "onnx", "onnxruntime", "open_clip_torch", "timm", "numpy", "edge-qprompt")
@@ -78,9 +79,19 @@ def write_text(folder: Path, tensors: Tensors, config: TextConfig, embed_dim: in
     write_text_graph(folder, config, embed_dim)
 
 
-def write_vision(folder: Path, tensors: Tensors) -> None:
-    """Write image.safetensors; the tensors are kept as `write_text` keeps them."""
+def write_prompted(folder: Path, tensors: Tensors, vision: VisionConfig, text: TextConfig, size: int, embed_dim: int) -> None:
+    """Write image.safetensors, image.prompted.onnx and text.prompted.onnx beside an existing text.safetensors.
+
+    Args:
+        folder: where.
+        tensors: of the image tower, open_clip's names; kept as `write_text` keeps them.
+        vision, text: the towers.
+        size: S.
+        embed_dim: D.
+    """
     save_file({name: lossless_half(values) for name, values in tensors.items()}, folder / fmt.IMAGE_WEIGHTS)
+    write_vision_graph(folder, vision, size, embed_dim)
+    write_text_graph(folder, text, embed_dim, deep=True)
 
 
 def lossless_half(values: NDArray[Any]) -> NDArray[Any]:

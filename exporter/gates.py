@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from edge_qprompt import manifest as fmt
 from edge_qprompt.errors import ExportError, PhotoError
-from edge_qprompt.manifest import PrecisionRecord
+from edge_qprompt.manifest import PrecisionRecord, VisionConfig
 from edge_qprompt.photo import decode_photo, read_photo, to_pixels
 from edge_qprompt.prompts import DEFAULT_TEMPLATE, TextEncoder
 from edge_qprompt.session import Session
@@ -73,7 +73,10 @@ def take_sample(source: Source, photos: Sequence[Path], names: Sequence[str], wa
 
 def measure(folder: Path, precision: str, sample: Sample) -> PrecisionRecord:
     """Compare the image encoder in `folder` with the source."""
-    session = Session(folder / fmt.image_onnx(precision), stored_low=precision == "fp32")
+    return _compare(Session(folder / fmt.image_onnx(precision), stored_low=precision == "fp32"), sample)
+
+
+def _compare(session: Session, sample: Sample) -> PrecisionRecord:
     features, sizes, start = [], itertools.cycle(BATCHES), 0
     while start < len(sample.pixels):
         size = next(sizes)
@@ -85,7 +88,7 @@ def measure(folder: Path, precision: str, sample: Sample) -> PrecisionRecord:
 
 
 def check_image(record: PrecisionRecord) -> None:
-    """The gate of image.fp32.onnx.
+    """The gate of image.fp32.onnx and image.prompted.onnx.
 
     Raises:
         ExportError: it is not the source's image encoder; gives the figures.
@@ -117,8 +120,24 @@ def check_text(folder: Path, source: Source, names: Sequence[str]) -> float:
         got, wanted = tokenizer.encode(text), source.reference.tokens(text)
         if got != wanted:
             raise ExportError(f"the exported tokenizer makes {got} of {text!r}, open_clip {wanted}: please report this")
-    session = Session(folder / fmt.TEXT_ONNX, stored_low=True)
-    encoder = TextEncoder(tokenizer, Weights(folder / fmt.TEXT_WEIGHTS), session)
+    return _compare_text(Session(folder / fmt.TEXT_ONNX, stored_low=True), folder, source, names)
+
+
+def check_prompted(folder: Path, vision: VisionConfig, sample: Sample, source: Source, names: Sequence[str]) -> None:
+    """The gate of image.prompted.onnx and text.prompted.onnx: without prompts they are the source's encoders.
+
+    Raises:
+        ExportError: one of them is not; gives the figures.
+    """
+    no_prompts = {"prompts": np.zeros((0, 0, vision.width), np.float32)}
+    check_image(_compare(Session(folder / fmt.IMAGE_PROMPTED, stored_low=True, fixed=no_prompts), sample))
+    no_prompts = {"deep": np.zeros((0, 0, source.text.width), np.float32)}
+    _compare_text(Session(folder / fmt.TEXT_PROMPTED, stored_low=True, fixed=no_prompts), folder, source, names)
+
+
+def _compare_text(session: Session, folder: Path, source: Source, names: Sequence[str]) -> float:
+    encoder = TextEncoder(Tokenizer(folder, source.text), Weights(folder / fmt.TEXT_WEIGHTS), session)
+    texts = [DEFAULT_TEMPLATE.replace("{}", name) for name in (*names, *HARD_NAMES)]
     cosine = _cosine(encoder.from_template((*names, *HARD_NAMES)), source.reference.text_features(texts))
     if not cosine >= MIN_COSINE:
         raise ExportError(

@@ -18,7 +18,7 @@ import torch
 
 from edge_qprompt.errors import ExportError
 from edge_qprompt.manifest import image_onnx
-from exporter.text_graph import OPSET
+from exporter.graph import OPSET
 
 MAX_GRAPH_BYTES = 1_900_000_000  # protobuf ends at 2 GiB, and the graph needs some of it
 TRACED_BATCH = 2  # torch.export would bake in a batch of 0 or 1
