@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import signal
 import subprocess
 import sys
@@ -23,7 +24,7 @@ from edge_qprompt.learn.adapt import AdaptSettings, adapt
 from edge_qprompt.learn.loop import learn
 from edge_qprompt.learn.methods import METHODS
 from edge_qprompt.learn.problem import Problem, initial_context
-from edge_qprompt.learn.settings import EngineSettings, LoopSettings, MethodSettings
+from edge_qprompt.learn.settings import ALL, EngineSettings, LoopSettings, MethodSettings, Schedule, sgd
 from edge_qprompt.learn.straight_through import StraightThrough
 from edge_qprompt.pack import Pack, Role
 from edge_qprompt.quantizer import ClusterSettings
@@ -126,7 +127,7 @@ def test_clustering_looks_at_the_interval_and_counts() -> None:
 
 
 def test_learning_rate_follows_the_reference_schedule() -> None:
-    settings = LoopSettings(epochs=200, batch=32)
+    settings = Schedule(epochs=200, batch=32)
     assert settings.rate(0, 500) == 1e-5
     assert settings.rate(1, 500) == pytest.approx(0.002, rel=1e-4)
     assert settings.rate(100, 500) == pytest.approx(0.001)
@@ -134,14 +135,37 @@ def test_learning_rate_follows_the_reference_schedule() -> None:
 
 
 def test_learning_rate_grows_with_the_photos_of_a_step() -> None:
-    assert LoopSettings(lr=0.002).rate(100, 320) == pytest.approx(10 * LoopSettings(batch=32).rate(100, 320))
-    assert LoopSettings().rate(100, 320) == pytest.approx(4 * LoopSettings(lr=0.002).rate(100, 320))
-    assert LoopSettings(batch=16).rate(0, 320) == pytest.approx(0.5e-5)
-    assert LoopSettings().rate(100, 10**6) == pytest.approx(64 * 0.004)
+    assert Schedule(lr=0.002).rate(100, 320) == pytest.approx(10 * Schedule(batch=32).rate(100, 320))
+    assert Schedule().rate(100, 320) == pytest.approx(4 * Schedule(lr=0.002).rate(100, 320))
+    assert Schedule(batch=16).rate(0, 320) == pytest.approx(0.5e-5)
+    assert Schedule().rate(100, 10**6) == pytest.approx(64 * 0.004)
+
+
+def test_a_papers_rate_for_its_own_batch() -> None:
+    schedule = sgd(0.0035, batch=4, epochs=6)
+    assert (schedule.rate(0, 500), schedule.rate(3, 500)) == pytest.approx((1e-5, 0.00175))
+    assert LoopSettings(batch=8).over(schedule).rate(3, 500) == pytest.approx(0.0035)
+
+
+def test_adamw_has_its_rate_for_any_batch_and_no_warm_up_where_none_is_wanted() -> None:
+    schedule = Schedule(epochs=10, batch=4, lr=2e-4, warmup_lr=math.inf, optimiser="adamw")
+    assert (schedule.rate(0, 500), schedule.rate(5, 500)) == pytest.approx((2e-4, 1e-4))
+
+
+def test_what_is_said_stands_above_what_the_method_says() -> None:
+    schedule = Schedule(epochs=10, batch=1, lr=0.5, momentum=0.8)
+    assert LoopSettings().over(schedule) == schedule
+    said = LoopSettings(epochs=0, batch=ALL, optimiser="adamw").over(schedule)
+    assert said == Schedule(epochs=0, batch=ALL, lr=0.5, momentum=0.8, optimiser="adamw")
+    for bad in ({"epochs": -1}, {"batch": -1}, {"lr": 0.0}, {"lr": math.inf}, {"optimiser": "lion"}):
+        with pytest.raises(ValueError, match="lr above 0"):
+            LoopSettings(**bad)
 
 
 class Recorder:
     """A method whose loss is the mean feature times a parameter, and that remembers what it was given."""
+
+    schedule = Schedule()
 
     def __init__(self) -> None:
         self.parameters = {"w": torch.ones(1, requires_grad=True)}
@@ -196,9 +220,14 @@ class Stop(Exception):
     """Raised in the middle of a run."""
 
 
-@pytest.mark.parametrize("method", ["qcoop", "coop"])
-def test_resume_gives_the_same_bytes(backbone: Backbone, clothes: Dataset, tmp_path: Path, method: str) -> None:
-    settings = quick(method, bits=2, epochs=12, checkpoint_seconds=0.0)
+ADAMW = {"optimiser": "adamw", "lr": 1e-3, "warmup_lr": math.inf, "batch": 16}
+
+
+@pytest.mark.parametrize(("method", "loop"), [("qcoop", {}), ("coop", {}), ("coop", ADAMW), ("coop", {"momentum": 0.0})])
+def test_resume_gives_the_same_bytes(
+    backbone: Backbone, clothes: Dataset, tmp_path: Path, method: str, loop: dict[str, object]
+) -> None:
+    settings = quick(method, bits=2, epochs=12, checkpoint_seconds=0.0, **loop)
     whole = adapt(backbone, clothes, settings).pack.pack_id
     checkpoint = tmp_path / "run.checkpoint"
 

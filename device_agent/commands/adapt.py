@@ -17,7 +17,7 @@ import click
 from device_agent import terminal
 from edge_qprompt.errors import DataError, MissingExtraError
 from edge_qprompt.learn.methods import METHODS
-from edge_qprompt.learn.settings import COOP_LR, ENGINES, FULL_BATCH_LR, MEMORY
+from edge_qprompt.learn.settings import ALL, COOP_LR, ENGINES, FULL_BATCH_LR, MEMORY, Schedule
 
 if TYPE_CHECKING:
     from edge_qprompt.dataset import Dataset
@@ -48,8 +48,8 @@ class _Batch(click.ParamType):  # type: ignore[type-arg]  # generic only in newe
     name = "integer or all"
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int | None:
-        if value is None or value == "all":
-            return None
+        if value == "all":
+            return ALL
         return click.IntRange(1).convert(value, param, ctx)
 
 
@@ -77,8 +77,10 @@ class _Batch(click.ParamType):  # type: ignore[type-arg]  # generic only in newe
 @click.option("--ctx", type=click.IntRange(1, 64), default=4, show_default=True, help="Learned tokens.")
 @click.option("--shots", type=click.IntRange(1), default=16, show_default=True, help="Training photos a class, at most.")
 @terminal.classes_option
-@click.option("--epochs", type=click.IntRange(0), default=200, show_default=True, help="Passes over the photos.")
-@click.option("--batch", type=_Batch(), default="all", show_default=True, help="Photos a step: a number, or all of them.")
+@click.option(
+    "--epochs", type=click.IntRange(0), show_default=f"{Schedule.epochs}, or its paper's", help="Passes over the photos."
+)
+@click.option("--batch", type=_Batch(), show_default="all, or its paper's", help="Photos a step: a number, or all of them.")
 @click.option(
     "--views", type=click.IntRange(1, 64), default=1, show_default=True, help="Views a photo: the centre, then random crops."
 )
@@ -87,8 +89,8 @@ class _Batch(click.ParamType):  # type: ignore[type-arg]  # generic only in newe
     type=click.FloatRange(0, min_open=True),
     callback=_finite,
     default=None,
-    show_default=f"{COOP_LR}, with --batch all {FULL_BATCH_LR}",
-    help="Learning rate for 32 photos a step.",
+    show_default=f"{COOP_LR}, with --batch all {FULL_BATCH_LR}, or its paper's",
+    help="Learning rate; of SGD for 32 photos a step.",
 )
 @click.option("--seed", type=click.IntRange(0), default=1, show_default=True, help="Choice of photos, crops and their order.")
 @terminal.template_option

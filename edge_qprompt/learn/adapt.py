@@ -23,7 +23,7 @@ from edge_qprompt.dataset import Dataset, Photos
 from edge_qprompt.errors import DataError, PromptError
 from edge_qprompt.features import Features, Views, extract
 from edge_qprompt.learn.methods import METHODS
-from edge_qprompt.learn.settings import EngineSettings, LoopSettings, MethodSettings
+from edge_qprompt.learn.settings import EngineSettings, LoopSettings, MethodSettings, Schedule
 from edge_qprompt.metrics import Scores
 from edge_qprompt.pack import Method as MethodNumber
 from edge_qprompt.pack import Pack, PackTensor, Precision, Section, Tag, names_section
@@ -47,7 +47,7 @@ class AdaptSettings:
         views: views of each training photo; 1 is the centre crop alone.
         strict: an unreadable photo is an error.
         provenance: note in the pack how it was learned.
-        loop: optimiser, epochs, seed.
+        loop: optimiser, epochs, seed; what is left open is the method's.
         method_settings: of the method.
         engine: what computes a step.
     """
@@ -171,7 +171,7 @@ def adapt(
     precision = Precision[backbone.precision.upper()]
     sections = (*learned.sections, names_section(data.names))
     if settings.provenance:
-        sections = (*sections, Section(Tag.PROVENANCE, _provenance(settings, len(train.labels)).encode()))
+        sections = (*sections, Section(Tag.PROVENANCE, _provenance(settings, learned.schedule, len(train.labels)).encode()))
     # through the bytes, so that what is measured is what a device will see
     pack = Pack.decode(Pack(backbone.manifest.short_fingerprint, learned.number, precision, learned.tensors, sections).encode())
     classifier = Classifier(backbone, pack)
@@ -203,6 +203,7 @@ class _Learned:
     tensors: tuple[PackTensor, ...]
     sections: tuple[Section, ...]
     facts: dict[str, Any]
+    schedule: Schedule
     run: Run
     engine: tuple[str, str]
 
@@ -228,7 +229,9 @@ def _learn(
         backbone, data.names, start, train.features.values, train.labels, by_hand.class_features, settings.engine
     )
     method = METHODS[settings.method](problem, settings.method_settings)
-    file = CheckpointFile(checkpoint, _digest(backbone, data, settings, train), resume) if checkpoint else None
+    schedule = settings.loop.over(method.schedule)
+    digest = _digest(backbone, data, settings, schedule, train)
+    file = CheckpointFile(checkpoint, digest, resume) if checkpoint else None
 
     def tell(epoch: int, epochs: int, loss: float) -> None:
         progress("learn", epoch, epochs, f"loss {loss:.3f}")
@@ -239,7 +242,7 @@ def _learn(
             run = learn(method, problem.features, problem.labels, settings.loop, file, tell)
         engine = problem.engine.name, problem.engine.note
     tensors, sections = method.result()
-    return _Learned(method.number, tensors, sections, method.facts(), run, engine)
+    return _Learned(method.number, tensors, sections, method.facts(), schedule, run, engine)
 
 
 def _encode(
@@ -253,12 +256,11 @@ def _encode(
     return Labelled(features, paths, np.array(photos.labels, np.int64)[features.kept])
 
 
-def _provenance(settings: AdaptSettings, photos: int) -> str:
+def _provenance(settings: AdaptSettings, schedule: Schedule, photos: int) -> str:
     """One line without a clock in it: the same command must give the same bytes."""
-    loop = settings.loop
     return (
-        f"{photos} photos, {settings.shots} shots, {settings.views} views, {loop.epochs} epochs, "
-        f"batch {loop.batch or 'all'}, lr {loop.peak_lr:g}, seed {loop.seed}"
+        f"{photos} photos, {settings.shots} shots, {settings.views} views, {schedule.epochs} epochs, "
+        f"batch {schedule.batch or 'all'}, lr {schedule.peak_lr:g}, seed {settings.loop.seed}"
     )
 
 
@@ -273,9 +275,10 @@ def _accuracy(learned: Classifier, by_hand: Classifier, part: Labelled) -> Accur
     return Accuracy(scores[0].accuracy, scores[1].accuracy, scores[0].n)
 
 
-def _digest(backbone: Backbone, data: Dataset, settings: AdaptSettings, train: Labelled) -> str:
+def _digest(backbone: Backbone, data: Dataset, settings: AdaptSettings, schedule: Schedule, train: Labelled) -> str:
     """Of everything that decides the result; what only decides how it is watched is left out."""
-    decisive = {**asdict(settings), "loop": {**asdict(settings.loop), "checkpoint_seconds": None}, "engine": settings.engine.name}
+    loop = {**asdict(schedule), "seed": settings.loop.seed}
+    decisive = {**asdict(settings), "loop": loop, "engine": settings.engine.name}
     facts = [backbone.manifest.fingerprint, backbone.precision, data.names, decisive]
     digest = hashlib.sha256(json.dumps(facts, sort_keys=True).encode())
     digest.update(train.features.values.tobytes() + train.labels.tobytes())

@@ -24,14 +24,15 @@ class Checkpoint:
     """All that the loop needs to go on after an epoch.
 
     Attributes:
-        parameters, momenta: by the method's names.
+        parameters: by the method's names.
+        optimiser: what it keeps of each parameter, as "what/name".
         method: the method's own state.
         steps: optimiser steps so far.
         losses: mean loss of each finished epoch.
     """
 
     parameters: Mapping[str, Tensor]
-    momenta: Mapping[str, Tensor]
+    optimiser: Mapping[str, Tensor]
     method: dict[str, Tensor]
     steps: int
     losses: list[float]
@@ -65,7 +66,7 @@ class CheckpointFile:
                 raise ValueError("it is too large")
             tensors = load(self.path.read_bytes())
             facts = json.loads(bytes(tensors.pop("facts").numpy()))
-            parts: dict[str, dict[str, Tensor]] = {"parameters": {}, "momenta": {}, "method": {}}
+            parts: dict[str, dict[str, Tensor]] = {"parameters": {}, "optimiser": {}, "method": {}}
             for key, tensor in tensors.items():
                 part, name = key.split("/", 1)
                 parts[part][name] = tensor
@@ -83,7 +84,7 @@ class CheckpointFile:
         Raises:
             OSError: as `files.write_whole`.
         """
-        parts = {"parameters": checkpoint.parameters, "momenta": checkpoint.momenta, "method": checkpoint.method}
+        parts = {"parameters": checkpoint.parameters, "optimiser": checkpoint.optimiser, "method": checkpoint.method}
         tensors = {f"{part}/{name}": tensor.detach() for part, named in parts.items() for name, tensor in named.items()}
         facts = {"digest": self.digest, "steps": checkpoint.steps, "losses": checkpoint.losses}
         tensors["facts"] = _as_tensor(json.dumps(facts).encode())

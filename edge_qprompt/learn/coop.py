@@ -7,7 +7,7 @@ from typing import Any
 from torch import Tensor
 
 from edge_qprompt.learn.problem import Problem
-from edge_qprompt.learn.settings import MethodSettings
+from edge_qprompt.learn.settings import MethodSettings, Schedule
 from edge_qprompt.pack import Method as MethodNumber
 from edge_qprompt.pack import PackTensor, Role, Section
 
@@ -21,6 +21,7 @@ class CoOp:
     """
 
     number: MethodNumber = MethodNumber.COOP
+    schedule = Schedule()
 
     def __init__(self, problem: Problem, settings: MethodSettings) -> None:
         self._problem = problem

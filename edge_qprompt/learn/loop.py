@@ -1,11 +1,12 @@
-"""The training loop: every method, one optimiser, resumable at each epoch.
+"""The training loop: of every method, resumable at each epoch.
 
-Settings are CoOp's (arXiv 2109.01134 and its released configuration): SGD with momentum, one
-warm-up epoch, then cosine annealing by epoch. A step costs the text tower and next to nothing for
-the photos, so by default an epoch is one step over all of them, at a learning rate that grows with
-their number (Goyal et al., arXiv 1706.02677) and is four times CoOp's: as good as CoOp's batches of
-32, in a fraction of the steps (docs/results.md). The order of the photos and the choice of views are
-functions of seed and epoch, so a resumed run does what an uninterrupted one would have done.
+Each method has its `Schedule`; most have CoOp's (arXiv 2109.01134 and its released configuration): SGD
+with momentum, one warm-up epoch, then cosine annealing by epoch. With a prompt, a step costs the text
+tower and next to nothing for the photos, so by default an epoch is one step over all of them, at a
+learning rate that grows with their number (Goyal et al., arXiv 1706.02677) and is four times CoOp's: as
+good as CoOp's batches of 32, in a fraction of the steps (docs/results.md). The order of the photos
+and the choice of views are functions of seed and epoch, so a resumed run does what an uninterrupted one
+would have done.
 Symbols: N photos, V views, B photos a batch, D dimensions of a feature.
 """
 
@@ -13,17 +14,18 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 
 import numpy as np
 import torch
 from torch import Tensor
+from torch.optim import Optimizer
 
 from edge_qprompt.errors import EdgeQPromptError
 from edge_qprompt.learn.checkpoint import Checkpoint, CheckpointFile
 from edge_qprompt.learn.method import Method
-from edge_qprompt.learn.settings import LoopSettings
+from edge_qprompt.learn.settings import ALL, LoopSettings, Schedule
 
 Progress = Callable[[int, int, float], None]
 
@@ -57,7 +59,7 @@ def learn(
         method: what to train.
         features: (N, V, D) float32.
         labels: (N,) int64.
-        settings: how.
+        settings: how, where it is not the method's schedule.
         checkpoints: where to resume from and keep checkpoints; None keeps none.
         progress: called after each epoch with epochs done, epochs in all and the mean loss.
 
@@ -68,32 +70,36 @@ def learn(
     run = Run()
     if not method.parameters:
         return run
-    optimiser = torch.optim.SGD(
-        method.parameters.values(), settings.peak_lr, settings.momentum, weight_decay=settings.weight_decay
-    )
+    schedule = settings.over(method.schedule)
+    optimiser = _optimiser(method, schedule)
     if checkpoints and (found := checkpoints.read()):
         run = _restore(method, optimiser, found)
     saved = time.monotonic()
-    for epoch in range(len(run.losses), settings.epochs):
-        run.losses.append(_epoch(method, optimiser, features, labels, settings, epoch, run))
-        progress(epoch + 1, settings.epochs, run.losses[-1])
+    for epoch in range(len(run.losses), schedule.epochs):
+        for group in optimiser.param_groups:
+            group["lr"] = schedule.rate(epoch, len(features))
+        run.losses.append(_epoch(method, optimiser, _batches(features, labels, schedule.batch, [settings.seed, epoch]), run))
+        progress(epoch + 1, schedule.epochs, run.losses[-1])
         if checkpoints and time.monotonic() - saved >= settings.checkpoint_seconds:
             checkpoints.write(_capture(method, optimiser, run))
             saved = time.monotonic()
     return run
 
 
-def _epoch(
-    method: Method, optimiser: torch.optim.SGD, features: Tensor, labels: Tensor, settings: LoopSettings, epoch: int, run: Run
-) -> float:
+def _optimiser(method: Method, schedule: Schedule) -> Optimizer:
+    parameters = method.parameters.values()
+    if schedule.optimiser == "adamw":
+        return torch.optim.AdamW(parameters, schedule.peak_lr, weight_decay=schedule.weight_decay)
+    return torch.optim.SGD(parameters, schedule.peak_lr, schedule.momentum, weight_decay=schedule.weight_decay)
+
+
+def _epoch(method: Method, optimiser: Optimizer, batches: Iterable[tuple[Tensor, Tensor]], run: Run) -> float:
     """One pass; returns the mean loss."""
-    for group in optimiser.param_groups:
-        group["lr"] = settings.rate(epoch, len(features))
     total, seen = 0.0, 0
-    for batch, batch_labels in _batches(features, labels, settings, epoch):
+    for batch, batch_labels in batches:
         loss = method.loss(batch, batch_labels)
         if not math.isfinite(value := loss.item()):
-            raise EdgeQPromptError(f"learning diverged in epoch {epoch + 1}, the loss is {value}: try a lower --lr")
+            raise EdgeQPromptError(f"learning diverged in epoch {len(run.losses) + 1}, the loss is {value}: try a lower --lr")
         optimiser.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]
         optimiser.step()
@@ -104,27 +110,34 @@ def _epoch(
     return total / seen
 
 
-def _batches(features: Tensor, labels: Tensor, settings: LoopSettings, epoch: int) -> Iterator[tuple[Tensor, Tensor]]:
+def _batches(features: Tensor, labels: Tensor, size: int, seed: list[int]) -> Iterator[tuple[Tensor, Tensor]]:
     """Features (B, D) and labels (B,) of each step of an epoch."""
     n, views = features.shape[:2]
-    if settings.batch is None:
+    if size == ALL:
         yield features.flatten(0, 1), labels.repeat_interleave(views)
         return
-    rng = np.random.default_rng([settings.seed, epoch])
+    rng = np.random.default_rng(seed)
     order, view = torch.from_numpy(rng.permutation(n)), torch.from_numpy(rng.integers(views, size=n))
-    for start in range(0, n, settings.batch):
-        rows = order[start : start + settings.batch]
+    for start in range(0, n, size):
+        rows = order[start : start + size]
         yield features[rows, view[rows]], labels[rows]
 
 
-def _capture(method: Method, optimiser: torch.optim.SGD, run: Run) -> Checkpoint:
-    momenta = {name: optimiser.state[p]["momentum_buffer"] for name, p in method.parameters.items()}
-    return Checkpoint(dict(method.parameters), momenta, method.state(), run.steps, run.losses)
+def _capture(method: Method, optimiser: Optimizer, run: Run) -> Checkpoint:
+    state = {
+        f"{key}/{name}": value
+        for name, parameter in method.parameters.items()
+        for key, value in optimiser.state[parameter].items()
+        if isinstance(value, Tensor)  # SGD without momentum keeps a None
+    }
+    return Checkpoint(dict(method.parameters), state, method.state(), run.steps, run.losses)
 
 
-def _restore(method: Method, optimiser: torch.optim.SGD, found: Checkpoint) -> Run:
+def _restore(method: Method, optimiser: Optimizer, found: Checkpoint) -> Run:
     for name, parameter in method.parameters.items():
         parameter.data.copy_(found.parameters[name])
-        optimiser.state[parameter]["momentum_buffer"] = found.momenta[name].clone()
+    for place, value in found.optimiser.items():
+        key, name = place.split("/", 1)
+        optimiser.state[method.parameters[name]][key] = value.clone()
     method.load(found.method)
     return Run(found.steps, list(found.losses), len(found.losses))

@@ -10,7 +10,7 @@ from typing import Any
 from torch import Tensor
 
 from edge_qprompt.learn.problem import Problem
-from edge_qprompt.learn.settings import MethodSettings
+from edge_qprompt.learn.settings import MethodSettings, Schedule
 from edge_qprompt.learn.straight_through import StraightThrough
 from edge_qprompt.pack import Method as MethodNumber
 from edge_qprompt.pack import PackTensor, Role, Section
@@ -25,6 +25,7 @@ class QCoOp:
     """
 
     number = MethodNumber.QCOOP
+    schedule = Schedule()
 
     def __init__(self, problem: Problem, settings: MethodSettings) -> None:
         self._problem = problem

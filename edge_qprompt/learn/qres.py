@@ -18,7 +18,7 @@ from edge_qprompt.errors import PromptError
 from edge_qprompt.learn.method import Method
 from edge_qprompt.learn.problem import Problem
 from edge_qprompt.learn.qcoop import QCoOp
-from edge_qprompt.learn.settings import MethodSettings
+from edge_qprompt.learn.settings import MethodSettings, Schedule
 from edge_qprompt.pack import Method as MethodNumber
 from edge_qprompt.pack import PackTensor, Role, Section, Tag
 from edge_qprompt.quantizer import Clustering, ClusterSettings, Quantized
@@ -47,6 +47,7 @@ class QRes:
         self._problem, self._base, self._template = problem, base, settings.template
         self._clusters = ClusterSettings(bits=settings.residual_bits)
         self.parameters: dict[str, Tensor] = base.parameters if base else {}
+        self.schedule = base.schedule if base else Schedule()
 
     def loss(self, features: Tensor, labels: Tensor) -> Tensor:
         """The prompt's."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields, replace
 
 from edge_qprompt.errors import EdgeQPromptError
 from edge_qprompt.prompts import DEFAULT_TEMPLATE
@@ -12,52 +12,90 @@ from edge_qprompt.quantizer import ClusterSettings
 REFERENCE_BATCH = 32  # of CoOp, whose learning rate is given for it
 COOP_LR = 0.002
 FULL_BATCH_LR = 0.008
+WARMUP_LR = 1e-5
+ALL = 0  # photos a step
+OPTIMISERS = ("sgd", "adamw")
 MOST_SCALE = 64.0  # nothing larger was measured
 ENGINES = ("auto", "fused", "bfloat16", "autograd")
 MEMORY = 512 << 20  # bytes
 
 
 @dataclass(frozen=True)
-class LoopSettings:
-    """How to learn.
+class Schedule:
+    """How a method is learned where nobody says otherwise; the defaults are those of prompts.
 
     Attributes:
-        epochs: passes over the photos; 0 keeps the initial prompt.
-        batch: photos a step, one view of each; None is all photos, every view of them, in one step an epoch.
-        lr: peak learning rate of SGD for 32 photos a step, for more or fewer in proportion; None is CoOp's
+        epochs: passes over the photos; 0 keeps the start.
+        batch: photos a step, one view of each; ALL is all photos, every view of them, in one step an epoch.
+        lr: peak learning rate; of SGD for 32 photos a step, for more or fewer in proportion; None is CoOp's
             0.002 for a batch, 0.008 for all photos.
-        warmup_lr: learning rate of the first epoch, likewise.
-        momentum, weight_decay: of SGD.
-        seed: order of the photos and choice of views.
-        checkpoint_seconds: least time between two checkpoints.
+        warmup_lr: learning rate of the first epoch, likewise; infinity is none: the cosine begins with it.
+        momentum: of SGD.
+        weight_decay: of the optimiser.
+        optimiser: one of OPTIMISERS.
     """
 
     epochs: int = 200
-    batch: int | None = None
+    batch: int = ALL
     lr: float | None = None
-    warmup_lr: float = 1e-5
+    warmup_lr: float = WARMUP_LR
     momentum: float = 0.9
     weight_decay: float = 5e-4
-    seed: int = 1
-    checkpoint_seconds: float = 1.0
+    optimiser: str = "sgd"
 
     def __post_init__(self) -> None:
-        if self.epochs < 0 or (self.batch is not None and self.batch < 1) or not 0 < self.peak_lr < math.inf:
-            raise ValueError(f"epochs must be 0 or more, batch at least 1, lr above 0: {self}")
+        if self.epochs < 0 or self.batch < 0 or not 0 < self.peak_lr < math.inf or self.optimiser not in OPTIMISERS:
+            raise ValueError(f"epochs and batch must be 0 or more, lr above 0, optimiser one of {OPTIMISERS}: {self}")
 
     @property
     def peak_lr(self) -> float:
         """`lr`, or what stands for None."""
         if self.lr is not None:
             return self.lr
-        return FULL_BATCH_LR if self.batch is None else COOP_LR
+        return FULL_BATCH_LR if self.batch == ALL else COOP_LR
 
     def rate(self, epoch: int, photos: int) -> float:
         """Learning rate of an epoch, from 0, when there are `photos` in all."""
-        scale = min((self.batch or photos) / REFERENCE_BATCH, MOST_SCALE)
-        if epoch == 0 and self.epochs > 1:
+        # AdamW's steps have the same length whatever the gradient's noise
+        scale = min((self.batch or photos) / REFERENCE_BATCH, MOST_SCALE) if self.optimiser == "sgd" else 1.0
+        if epoch == 0 and self.epochs > 1 and self.warmup_lr < math.inf:
             return scale * self.warmup_lr
         return scale * self.peak_lr * (1 + math.cos(math.pi * epoch / self.epochs)) / 2
+
+
+def sgd(lr: float, batch: int, epochs: int) -> Schedule:
+    """The schedule of a paper that gives its learning rate for another batch than CoOp's, with CoOp's warm-up."""
+    scale = REFERENCE_BATCH / batch
+    return Schedule(epochs, batch, lr * scale, WARMUP_LR * scale)
+
+
+@dataclass(frozen=True)
+class LoopSettings:
+    """What someone says about how to learn.
+
+    Attributes:
+        epochs, batch, lr, warmup_lr, momentum, weight_decay, optimiser: as of `Schedule`; None is what the method says.
+        seed: order of the photos and choice of views.
+        checkpoint_seconds: least time between two checkpoints.
+    """
+
+    epochs: int | None = None
+    batch: int | None = None
+    lr: float | None = None
+    warmup_lr: float | None = None
+    momentum: float | None = None
+    weight_decay: float | None = None
+    optimiser: str | None = None
+    seed: int = 1
+    checkpoint_seconds: float = 1.0
+
+    def __post_init__(self) -> None:
+        self.over(Schedule())  # which checks what is said
+
+    def over(self, schedule: Schedule) -> Schedule:
+        """A method's schedule, with what is said here in its place."""
+        said = {each.name: getattr(self, each.name) for each in fields(Schedule)}
+        return replace(schedule, **{name: value for name, value in said.items() if value is not None})
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from edge_qprompt.errors import PromptError
 from edge_qprompt.learn.problem import Problem
-from edge_qprompt.learn.settings import MethodSettings
+from edge_qprompt.learn.settings import MethodSettings, Schedule
 from edge_qprompt.pack import Method as MethodNumber
 from edge_qprompt.pack import PackTensor, Section, Tag
 
@@ -22,6 +22,7 @@ class ZeroShot:
     """
 
     number = MethodNumber.ZERO_SHOT
+    schedule = Schedule()
 
     def __init__(self, problem: Problem, settings: MethodSettings) -> None:
         self.parameters: dict[str, Tensor] = {}
