@@ -157,8 +157,7 @@ def adapt(
     clock = _Clock()
     shots, spare = data.few_shot(settings.shots, settings.loop.seed)
     held = data.test or (spare if len(spare) else None)
-    views = Views(settings.views if settings.method != "zero-shot" else 1, settings.loop.seed)
-    train = _encode(backbone, shots, views, settings, "encode photos", progress)
+    train = _encode(backbone, shots, _views(settings), settings, "encode photos", progress)
     _check_every_class(data, train)
     rest = _encode(backbone, held, Views(), settings, "encode held-out", progress) if held else None
     clock.lap("encode")
@@ -220,6 +219,7 @@ def _learn(
 ) -> _Learned:
     # only now, when the encoders have gone: torch is 200 MB
     from edge_qprompt.learn.checkpoint import CheckpointFile
+    from edge_qprompt.learn.inputs import Inputs
     from edge_qprompt.learn.loop import Run, learn
     from edge_qprompt.learn.problem import Problem, initial_context
     from edge_qprompt.learn.threads import torch_threads
@@ -238,11 +238,16 @@ def _learn(
 
     run, engine = Run(), ("", "")
     if method.parameters:
-        with torch_threads(problem.engine.torch_threads):
-            run = learn(method, problem.features, problem.labels, settings.loop, file, tell)
-        engine = problem.engine.name, problem.engine.note
+        inputs = Inputs.of(method, problem, train.paths, _views(settings))
+        with torch_threads(inputs.threads):
+            run = learn(method, inputs.values, problem.labels, settings.loop, file, tell)
+        engine = inputs.engine
     tensors, sections = method.result()
     return _Learned(method.number, tensors, sections, method.facts(), schedule, run, engine)
+
+
+def _views(settings: AdaptSettings) -> Views:
+    return Views(settings.views if settings.method != "zero-shot" else 1, settings.loop.seed)
 
 
 def _encode(

@@ -28,6 +28,9 @@ OURS = {
     "prograd": "prograd:ProGrad",
     "ptq-coop": "ptq_coop:PTQCoOp",
     "noise-coop": "noise_coop:NoiseCoOp",
+    "maple": "maple:MaPLe",
+    "qmaple": "qmaple:QMaPLe",
+    "clip-lora": "clip_lora:CLIPLoRA",
     "zero-shot": "zero_shot:ZeroShot",
 }
 

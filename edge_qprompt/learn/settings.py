@@ -124,7 +124,12 @@ class MethodSettings:
         template: of the hand-written prompt.
         residual_bits: b of class residuals.
         noise_std: of Noise-CoOp, in the units of the token vectors.
-        noise_seed: of its draws.
+        noise_seed: of its draws, of dropout's, and of what starts at random beside the context.
+        prompt_tokens: learned tokens a layer (maple, qmaple).
+        prompt_depth: layers that have them, at most.
+        prompt_bits: b of qmaple.
+        lora_rank: r of clip-lora.
+        lora_dropout: share of the input of its additions that is dropped.
     """
 
     clusters: ClusterSettings = field(default_factory=ClusterSettings)
@@ -132,3 +137,8 @@ class MethodSettings:
     residual_bits: int = 2
     noise_std: float = 0.01
     noise_seed: int = 1
+    prompt_tokens: int = 2
+    prompt_depth: int = 9
+    prompt_bits: int = 4
+    lora_rank: int = 2
+    lora_dropout: float = 0.25

@@ -108,7 +108,7 @@ class TextTower:
         return Suffixes(vectors, tuple(groups), torch.from_numpy(starts + lengths - 1), torch.from_numpy(np.argsort(sort)))
 
     def __call__(
-        self, ctx: Tensor, suffixes: Suffixes, deep: Sequence[Tensor] = (), low: Sequence[LowRank] | None = None
+        self, ctx: Tensor, suffixes: Suffixes, deep: Sequence[Tensor] = (), low: Sequence[LowRank | None] = ()
     ) -> Tensor:
         """Class features.
 

@@ -40,7 +40,7 @@ class VisionTower:
         self.ln_post = reader.layer_norm("ln_post")
         self.projection = reader.tensor("proj")  # (U, D)
 
-    def __call__(self, pixels: Tensor, prompts: Sequence[Tensor] = (), low: Sequence[LowRank] | None = None) -> Tensor:
+    def __call__(self, pixels: Tensor, prompts: Sequence[Tensor] = (), low: Sequence[LowRank | None] = ()) -> Tensor:
         """Image features.
 
         Args:
@@ -81,8 +81,8 @@ class VisionTower:
         return block.mlp(x[:, 0] + block.out(mixed))
 
     def _split(self, x: Tensor, count: int) -> tuple[Tensor, ...]:
-        heads = x.unflatten(2, (count, self.config.heads, -1))  # (B, T, count, H, d)
-        return heads.permute(2, 0, 3, 1, 4).unbind(0)  # count x (B, H, T, d)
+        heads = x.reshape(*x.shape[:2], count, self.config.heads, -1)  # (B, T, count, H, d)
+        return tuple(heads.permute(2, 0, 3, 1, 4).unbind(0))  # count x (B, H, T, d)
 
 
 def _appended(x: Tensor, tokens: Tensor) -> Tensor:
