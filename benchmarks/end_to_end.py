@@ -30,8 +30,8 @@ from vit_b_32 import random_vit_b_32
 
 from edge_qprompt import Backbone
 from edge_qprompt.dataset import Dataset, load_dataset
-from edge_qprompt.learn.adapt import AdaptSettings, adapt
-from edge_qprompt.learn.settings import LoopSettings
+from edge_qprompt.learn.adapt import adapt
+from edge_qprompt.learn.settings import AdaptSettings, LoopSettings
 from edge_qprompt.photo import decode_photo, normalise, random_view, read_photo
 from edge_qprompt.prompts import name_tokens
 from exporter.source import import_open_clip

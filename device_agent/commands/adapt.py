@@ -21,7 +21,8 @@ from edge_qprompt.learn.settings import ALL, COOP_LR, ENGINES, FULL_BATCH_LR, ME
 
 if TYPE_CHECKING:
     from edge_qprompt.dataset import Dataset
-    from edge_qprompt.learn.adapt import Adaptation, AdaptSettings
+    from edge_qprompt.learn.adapt import Adaptation
+    from edge_qprompt.learn.settings import AdaptSettings
 
 MAXRSS_UNIT = 1 if sys.platform == "darwin" else 1024  # getrusage: bytes on macOS, kilobytes elsewhere
 STATUS = Path("/proc/self/status")
@@ -187,8 +188,7 @@ def _write_page(result: Adaptation, told: dict[str, Any], folder: Path) -> Path:
 
 
 def _settings(options: dict[str, Any]) -> AdaptSettings:
-    from edge_qprompt.learn.adapt import AdaptSettings
-    from edge_qprompt.learn.settings import EngineSettings, LoopSettings, MethodSettings
+    from edge_qprompt.learn.settings import AdaptSettings, EngineSettings, LoopSettings, MethodSettings
     from edge_qprompt.quantizer import ClusterSettings
 
     return AdaptSettings(

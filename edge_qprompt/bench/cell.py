@@ -18,8 +18,8 @@ from edge_qprompt.classifier import Classifier
 from edge_qprompt.dataset import Dataset, load_dataset
 from edge_qprompt.errors import DataError
 from edge_qprompt.features import extract
-from edge_qprompt.learn.adapt import AdaptSettings, adapt
-from edge_qprompt.learn.settings import LoopSettings, MethodSettings
+from edge_qprompt.learn.adapt import adapt
+from edge_qprompt.learn.settings import AdaptSettings, LoopSettings, MethodSettings
 from edge_qprompt.metrics import Scores
 from edge_qprompt.quantizer import ClusterSettings
 

@@ -23,7 +23,7 @@ from edge_qprompt.dataset import Dataset, Photos
 from edge_qprompt.errors import DataError, PromptError
 from edge_qprompt.features import Features, Views, extract
 from edge_qprompt.learn.methods import METHODS
-from edge_qprompt.learn.settings import EngineSettings, LoopSettings, MethodSettings, Schedule
+from edge_qprompt.learn.settings import AdaptSettings, Schedule
 from edge_qprompt.metrics import Scores
 from edge_qprompt.pack import Method as MethodNumber
 from edge_qprompt.pack import Pack, PackTensor, Precision, Section, Tag, names_section
@@ -33,35 +33,6 @@ if TYPE_CHECKING:
     from edge_qprompt.learn.loop import Run
 
 Progress = Callable[[str, int, int, str], None]
-
-
-@dataclass(frozen=True)
-class AdaptSettings:
-    """One adaptation.
-
-    Attributes:
-        method: a key of METHODS.
-        n_ctx: learned tokens.
-        words: start from "a photo of a" where that is as many tokens, not at random.
-        shots: training photos a class, at most.
-        views: views of each training photo; 1 is the centre crop alone.
-        strict: an unreadable photo is an error.
-        provenance: note in the pack how it was learned.
-        loop: optimiser, epochs, seed; what is left open is the method's.
-        method_settings: of the method.
-        engine: what computes a step.
-    """
-
-    method: str = "qcoop"
-    n_ctx: int = 4
-    words: bool = True
-    shots: int = 16
-    views: int = 1
-    strict: bool = False
-    provenance: bool = False
-    loop: LoopSettings = field(default_factory=LoopSettings)
-    method_settings: MethodSettings = field(default_factory=MethodSettings)
-    engine: EngineSettings = field(default_factory=EngineSettings)
 
 
 @dataclass(frozen=True)

@@ -142,3 +142,32 @@ class MethodSettings:
     prompt_bits: int = 4
     lora_rank: int = 2
     lora_dropout: float = 0.25
+
+
+@dataclass(frozen=True)
+class AdaptSettings:
+    """One adaptation.
+
+    Attributes:
+        method: a key of METHODS.
+        n_ctx: learned tokens.
+        words: start from "a photo of a" where that is as many tokens, not at random.
+        shots: training photos a class, at most.
+        views: views of each training photo; 1 is the centre crop alone.
+        strict: an unreadable photo is an error.
+        provenance: note in the pack how it was learned.
+        loop: optimiser, epochs, seed; what is left open is the method's.
+        method_settings: of the method.
+        engine: what computes a step.
+    """
+
+    method: str = "qcoop"
+    n_ctx: int = 4
+    words: bool = True
+    shots: int = 16
+    views: int = 1
+    strict: bool = False
+    provenance: bool = False
+    loop: LoopSettings = field(default_factory=LoopSettings)
+    method_settings: MethodSettings = field(default_factory=MethodSettings)
+    engine: EngineSettings = field(default_factory=EngineSettings)
