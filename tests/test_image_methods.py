@@ -22,8 +22,9 @@ from edge_qprompt.dataset import Dataset, load_dataset
 from edge_qprompt.errors import BackboneError
 from edge_qprompt.features import Views, extract, read_views
 from edge_qprompt.learn.adapt import adapt
+from edge_qprompt.learn.inputs import takes_pixels
 from edge_qprompt.learn.maple import paper_parameters
-from edge_qprompt.learn.methods import METHODS
+from edge_qprompt.learn.methods import INSIDE, METHODS, OURS
 from edge_qprompt.learn.problem import Problem, initial_context
 from edge_qprompt.learn.settings import AdaptSettings, EngineSettings, LoopSettings, MethodSettings
 from edge_qprompt.pack import Pack, Role
@@ -237,3 +238,4 @@ def test_views_are_those_that_features_are_of(case: Case) -> None:
 def test_a_backbone_whose_tower_takes_no_prompts_says_what_to_do(nano: Backbone, case: Case) -> None:
     with pytest.raises(BackboneError, match="export ViT-B-16"):
         adapt(nano, case.data, AdaptSettings("maple"))
+    assert {name for name in OURS if takes_pixels(METHODS[name])} == INSIDE  # these are known before torch is

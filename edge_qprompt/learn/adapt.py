@@ -22,7 +22,7 @@ from edge_qprompt.classifier import Classifier, zero_shot
 from edge_qprompt.dataset import Dataset, Photos
 from edge_qprompt.errors import DataError, PromptError
 from edge_qprompt.features import Features, Views, extract
-from edge_qprompt.learn.methods import METHODS
+from edge_qprompt.learn.methods import INSIDE, METHODS
 from edge_qprompt.learn.settings import AdaptSettings, Schedule
 from edge_qprompt.metrics import Scores
 from edge_qprompt.pack import Method as MethodNumber
@@ -121,10 +121,13 @@ def adapt(
     Raises:
         DataError: a class without a readable photo.
         PromptError: names that do not fit, or an unknown method.
+        BackboneError: the method learns inside the image tower, which this backbone does not allow.
     """
     if settings.method not in METHODS:
         raise PromptError(f"unknown method {settings.method!r}, there are {', '.join(METHODS)}")
     name_tokens(backbone.tokenizer, data.names, settings.n_ctx)  # fails before minutes of encoding
+    if settings.method in INSIDE:
+        _ = backbone.vision  # likewise
     clock = _Clock()
     shots, spare = data.few_shot(settings.shots, settings.loop.seed)
     held = data.test or (spare if len(spare) else None)
@@ -138,12 +141,13 @@ def adapt(
     learned = _learn(backbone, data, settings, train, by_hand, checkpoint, resume, progress)
     backbone.close()
     clock.lap("learn")
-    precision = Precision[backbone.precision.upper()]
     sections = (*learned.sections, names_section(data.names))
     if settings.provenance:
         sections = (*sections, Section(Tag.PROVENANCE, _provenance(settings, learned.schedule, len(train.labels)).encode()))
     # through the bytes, so that what is measured is what a device will see
-    pack = Pack.decode(Pack(backbone.manifest.short_fingerprint, learned.number, precision, learned.tensors, sections).encode())
+    pack = Pack.decode(
+        Pack(backbone.manifest.short_fingerprint, learned.number, learned.precision, learned.tensors, sections).encode()
+    )
     classifier = Classifier(backbone, pack)
     parts = [part for part in (train, rest) if part and len(part.labels)]
     own = parts
@@ -175,6 +179,7 @@ class _Learned:
     """What is left of a method when its tower has gone from memory."""
 
     number: MethodNumber
+    precision: Precision
     tensors: tuple[PackTensor, ...]
     sections: tuple[Section, ...]
     facts: dict[str, Any]
@@ -195,7 +200,7 @@ def _learn(
 ) -> _Learned:
     # only now, when the encoders have gone: torch is 200 MB
     from edge_qprompt.learn.checkpoint import CheckpointFile
-    from edge_qprompt.learn.inputs import Inputs
+    from edge_qprompt.learn.inputs import Inputs, takes_pixels
     from edge_qprompt.learn.loop import Run, learn
     from edge_qprompt.learn.problem import Problem, initial_context
     from edge_qprompt.learn.threads import torch_threads
@@ -219,7 +224,8 @@ def _learn(
             run = learn(method, inputs.values, problem.labels, settings.loop, file, tell)
         engine = inputs.engine
     tensors, sections = method.result()
-    return _Learned(method.number, tensors, sections, method.facts(), schedule, run, engine)
+    precision = Precision.FP32 if takes_pixels(method) else Precision[backbone.precision.upper()]
+    return _Learned(method.number, precision, tensors, sections, method.facts(), schedule, run, engine)
 
 
 def _views(settings: AdaptSettings) -> Views:

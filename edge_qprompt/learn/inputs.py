@@ -46,9 +46,14 @@ class Inputs:
         Raises:
             PhotoError: a photo that cannot be read any more.
         """
-        if getattr(method, "takes", "") != PIXELS:
+        if not takes_pixels(method):
             engine = problem.engine
             return cls(problem.features, engine.torch_threads, (engine.name, engine.note))
         pixels = torch.from_numpy(read_views(photos, problem.towers.backbone.manifest.preprocess, views))
         threads = torch.get_num_threads()  # a step through the image tower is worth all of them
         return cls(pixels, threads, ("autograd", f"{threads} threads"))
+
+
+def takes_pixels(method: Method) -> bool:
+    """Whether a method is given photos, not features."""
+    return getattr(method, "takes", "") == PIXELS

@@ -33,6 +33,7 @@ OURS = {
     "clip-lora": "clip_lora:CLIPLoRA",
     "zero-shot": "zero_shot:ZeroShot",
 }
+INSIDE = frozenset({"maple", "qmaple", "clip-lora"})  # learn inside the image tower, which not every backbone allows
 
 
 class Methods(Mapping[str, "Factory"]):
