@@ -30,9 +30,9 @@ from vit_b_32 import random_vit_b_32
 
 from edge_qprompt import Backbone
 from edge_qprompt.dataset import Dataset, load_dataset
-from edge_qprompt.learn.adapt import AdaptSettings, adapt
-from edge_qprompt.learn.settings import LoopSettings
-from edge_qprompt.photo import decode_photo, random_view, read_photo
+from edge_qprompt.learn.adapt import adapt
+from edge_qprompt.learn.settings import AdaptSettings, LoopSettings
+from edge_qprompt.photo import decode_photo, normalise, random_view, read_photo
 from edge_qprompt.prompts import name_tokens
 from exporter.source import import_open_clip
 
@@ -57,7 +57,8 @@ class Reference:
         chosen = self._rng.choice(len(photos.paths), min(BATCH, len(photos.paths)), replace=False)
         start = time.perf_counter()
         preprocess = self._backbone.manifest.preprocess
-        pixels = [random_view(decode_photo(read_photo(photos.paths[i]), "photo"), preprocess, self._rng) for i in chosen]
+        images = [decode_photo(read_photo(photos.paths[i]), "photo") for i in chosen]
+        pixels = [normalise(random_view(image, preprocess, self._rng), preprocess) for image in images]
         with torch.no_grad():
             features = F.normalize(self._image(torch.from_numpy(np.stack(pixels))), dim=-1)
         labels = torch.tensor([photos.labels[i] for i in chosen])

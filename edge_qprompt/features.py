@@ -15,12 +15,13 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image
 
 from edge_qprompt.backbone import DEFAULT_PRECISION, Backbone
 from edge_qprompt.errors import PhotoError
 from edge_qprompt.feature_cache import FeatureCache
 from edge_qprompt.manifest import Preprocess
-from edge_qprompt.photo import decode_photo, random_view, read_photo, to_pixels
+from edge_qprompt.photo import centre_view, decode_photo, normalise, random_view, read_photo
 
 BATCH = 2  # photos a lane; more win nothing: docs/adr/0007-image-encoder.md
 CHUNK_VIEWS = 64  # views decoded before they are encoded; the next chunk is decoded meanwhile
@@ -117,6 +118,25 @@ def extract(
     return Features(values, np.array(kept, np.int64), tuple(skipped), hits)
 
 
+def read_views(photos: Sequence[Path], settings: Preprocess, views: Views) -> NDArray[np.uint8]:
+    """The views themselves, of photos that `extract` could read: (N, V, 3, S, S), not normalised.
+
+    Raises:
+        PhotoError: a photo that cannot be read any more.
+    """
+
+    def load(path: Path) -> NDArray[np.uint8]:
+        data = read_photo(path)
+        image, content = decode_photo(data, str(path)), hashlib.sha256(data).digest()
+        return np.stack([_view(image, view, views.key(content, view), settings) for view in range(views.count)])
+
+    found = np.empty((len(photos), views.count, 3, settings.size, settings.size), np.uint8)
+    with ThreadPoolExecutor(DECODERS) as pool:
+        for place, view in zip(found, pool.map(load, photos), strict=True):
+            place[:] = view
+    return found
+
+
 def _chunks(
     photos: Sequence[Path], cache: FeatureCache, settings: Preprocess, views: Views
 ) -> Iterator[list[_Photo | PhotoError]]:
@@ -148,11 +168,13 @@ def _load(path: Path, cache: FeatureCache, settings: Preprocess, views: Views) -
     if missing:
         image = decode_photo(data, str(path))
         for view in missing:
-            if view == CENTRE:
-                photo.pixels[view] = to_pixels(image, settings)
-            else:
-                photo.pixels[view] = random_view(image, settings, np.random.default_rng(list(keys[view])))
+            photo.pixels[view] = normalise(_view(image, view, keys[view], settings), settings)
     return photo
+
+
+def _view(image: Image.Image, view: int, key: bytes, settings: Preprocess) -> NDArray[np.uint8]:
+    """(3, S, S), not normalised."""
+    return centre_view(image, settings) if view == CENTRE else random_view(image, settings, np.random.default_rng(list(key)))
 
 
 def _encode_missing(backbone: Backbone, cache: FeatureCache, photos: Sequence[_Photo]) -> None:

@@ -40,6 +40,7 @@ START_OF_SCAN, END_OF_IMAGE = b"\xff\xda", b"\xff\xd9"
 FILTERS = {"bicubic": Image.Resampling.BICUBIC, "bilinear": Image.Resampling.BILINEAR}
 
 Pixels = NDArray[np.float32]
+Bytes = NDArray[np.uint8]
 
 
 def read_photo(path: Path) -> bytes:
@@ -167,18 +168,23 @@ def to_pixels(image: Image.Image, settings: Preprocess) -> Pixels:
     Returns:
         (3, S, S) float32.
     """
+    return normalise(centre_view(image, settings), settings)
+
+
+def centre_view(image: Image.Image, settings: Preprocess) -> Bytes:
+    """The same before it is normalised, (3, S, S)."""
     size, mode = settings.size, FILTERS[settings.interpolation]
     if settings.resize_mode == "squash":
-        return _normalise(image.resize((size, size), mode), settings)
+        return _planes(image.resize((size, size), mode))
     if settings.resize_mode == "longest":
         scale = size / max(image.size)
         fitted = image.resize((max(1, round(image.width * scale)), max(1, round(image.height * scale))), mode)
-        return _normalise(_crop_or_pad(fitted, size, settings.fill), settings)
+        return _planes(_crop_or_pad(fitted, size, settings.fill))
     image = _shorten(image)
     target = settings.resize
     other = int(target * max(image.size) / min(image.size))  # torchvision truncates
     shape = (target, other) if image.width <= image.height else (other, target)
-    return _normalise(_crop_or_pad(image.resize(shape, mode), size, settings.fill), settings)
+    return _planes(_crop_or_pad(image.resize(shape, mode), size, settings.fill))
 
 
 def _shorten(image: Image.Image) -> Image.Image:
@@ -200,22 +206,22 @@ def _crop_or_pad(image: Image.Image, size: int, fill: int) -> Image.Image:
     return image.crop((left, top, left + size, top + size))
 
 
-def random_view(image: Image.Image, settings: Preprocess, rng: np.random.Generator) -> Pixels:
+def random_view(image: Image.Image, settings: Preprocess, rng: np.random.Generator) -> Bytes:
     """A random resized crop, flipped half of the time: the reference's training augmentation.
 
     Args:
         image: RGB.
-        settings: of the backbone; only size, filter, mean and std are used.
+        settings: of the backbone; only size and filter are used.
         rng: the only source of randomness.
 
     Returns:
-        (3, S, S) float32.
+        (3, S, S), not normalised.
     """
     box = _random_box(image.width, image.height, rng)
     view = image.resize((settings.size, settings.size), FILTERS[settings.interpolation], box=box)
     if rng.random() < 0.5:
         view = ImageOps.mirror(view)
-    return _normalise(view, settings)
+    return _planes(view)
 
 
 def _random_box(width: int, height: int, rng: np.random.Generator) -> tuple[int, int, int, int]:
@@ -232,10 +238,15 @@ def _random_box(width: int, height: int, rng: np.random.Generator) -> tuple[int,
     return left, top, left + side, top + side
 
 
-def _normalise(image: Image.Image, settings: Preprocess) -> Pixels:
-    values = np.ascontiguousarray(np.asarray(image).transpose(2, 0, 1)).astype(np.float32)  # (3, S, S)
+def normalise(view: Bytes, settings: Preprocess) -> Pixels:
+    """What the encoder takes, (3, S, S) float32, of a view (3, S, S)."""
+    values = view.astype(np.float32)
     mean, std = (np.array(each, np.float32)[:, None, None] for each in (settings.mean, settings.std))
     values /= np.float32(255)  # in place and plane by plane: ten times faster than pixel by pixel
     values -= mean
     values /= std
     return values
+
+
+def _planes(image: Image.Image) -> Bytes:
+    return np.ascontiguousarray(np.asarray(image).transpose(2, 0, 1))  # (3, S, S)

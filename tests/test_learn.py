@@ -20,11 +20,11 @@ from edge_qprompt.classifier import zero_shot
 from edge_qprompt.dataset import Dataset, load_dataset
 from edge_qprompt.errors import CheckpointError, EdgeQPromptError
 from edge_qprompt.features import extract
-from edge_qprompt.learn.adapt import AdaptSettings, adapt
+from edge_qprompt.learn.adapt import adapt
 from edge_qprompt.learn.loop import learn
 from edge_qprompt.learn.methods import METHODS
 from edge_qprompt.learn.problem import Problem, initial_context
-from edge_qprompt.learn.settings import ALL, EngineSettings, LoopSettings, MethodSettings, Schedule, sgd
+from edge_qprompt.learn.settings import ALL, AdaptSettings, EngineSettings, LoopSettings, MethodSettings, Schedule, sgd
 from edge_qprompt.learn.straight_through import StraightThrough
 from edge_qprompt.pack import Pack, Role
 from edge_qprompt.quantizer import ClusterSettings

@@ -13,10 +13,12 @@ import torch.nn.functional as F
 from reference_tower import VIT_B_32, Pair, random_pair
 from torch import Tensor
 
+from edge_qprompt import Backbone
 from edge_qprompt.learn.engine import choose
 from edge_qprompt.learn.methods import METHODS
 from edge_qprompt.learn.problem import Problem
 from edge_qprompt.learn.settings import EngineSettings, MethodSettings
+from edge_qprompt.learn.towers import Towers
 from edge_qprompt.pack import Role
 from edge_qprompt.prompts import name_tokens
 from edge_qprompt.quantizer import Clustering, ClusterSettings
@@ -52,8 +54,9 @@ def case(tmp_path_factory: pytest.TempPathFactory) -> Case:
     features = F.normalize(by_hand[labels] + 0.05 * torch.randn(PHOTOS, dims, generator=draws), dim=-1)[:, None]
     labels[::3] = (labels[::3] + 1) % len(NAMES)  # where photos and the hand-written prompt disagree, gradients conflict
     suffixes = pair.ours.suffixes(rows, N_CTX)
+    towers = Towers(Backbone.open("nano"), NAMES)  # for methods that are not tested here
     engine = choose(EngineSettings("fused"), pair.ours, suffixes, start, lambda encode, ctx: encode(ctx).sum())
-    return Case(Problem(start, SCALE, features, labels, by_hand, lambda: engine), pair, rows)
+    return Case(Problem(start, SCALE, features, labels, by_hand, lambda: engine, towers), pair, rows)
 
 
 def coop(case: Case, ctx: Tensor) -> tuple[float, Tensor]:

@@ -21,7 +21,8 @@ from edge_qprompt.learn.settings import ALL, COOP_LR, ENGINES, FULL_BATCH_LR, ME
 
 if TYPE_CHECKING:
     from edge_qprompt.dataset import Dataset
-    from edge_qprompt.learn.adapt import Adaptation, AdaptSettings
+    from edge_qprompt.learn.adapt import Adaptation
+    from edge_qprompt.learn.settings import AdaptSettings
 
 MAXRSS_UNIT = 1 if sys.platform == "darwin" else 1024  # getrusage: bytes on macOS, kilobytes elsewhere
 STATUS = Path("/proc/self/status")
@@ -70,7 +71,7 @@ class _Batch(click.ParamType):  # type: ignore[type-arg]  # generic only in newe
     "zero-shot: the hand-written prompt, nothing learned; the others are baselines.",
 )
 @click.option("--fast", is_flag=True, help="The same as --method qres: milliseconds after the photos are encoded.")
-@click.option("--bits", type=click.IntRange(1, 8), default=1, show_default=True, help="Bits a prompt weight.")
+@click.option("--bits", type=click.IntRange(1, 8), show_default="1, for qmaple 4", help="Bits a prompt weight.")
 @click.option(
     "--residual-bits", type=click.IntRange(1, 8), default=2, show_default=True, help="Bits a class residual (qres, qcoop+qres)."
 )
@@ -187,8 +188,7 @@ def _write_page(result: Adaptation, told: dict[str, Any], folder: Path) -> Path:
 
 
 def _settings(options: dict[str, Any]) -> AdaptSettings:
-    from edge_qprompt.learn.adapt import AdaptSettings
-    from edge_qprompt.learn.settings import EngineSettings, LoopSettings, MethodSettings
+    from edge_qprompt.learn.settings import AdaptSettings, EngineSettings, LoopSettings, MethodSettings
     from edge_qprompt.quantizer import ClusterSettings
 
     return AdaptSettings(
@@ -200,10 +200,11 @@ def _settings(options: dict[str, Any]) -> AdaptSettings:
         provenance=options["provenance"],
         loop=LoopSettings(epochs=options["epochs"], batch=options["batch"], lr=options["lr"], seed=options["seed"]),
         method_settings=MethodSettings(
-            ClusterSettings(bits=options["bits"]),
+            ClusterSettings(bits=options["bits"] or ClusterSettings.bits),
             options["template"],
             residual_bits=options["residual_bits"],
             noise_seed=options["seed"],
+            prompt_bits=options["bits"] or MethodSettings.prompt_bits,
         ),
         engine=EngineSettings(options["engine"], options["memory"] << 20),
     )

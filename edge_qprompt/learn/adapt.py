@@ -22,8 +22,8 @@ from edge_qprompt.classifier import Classifier, zero_shot
 from edge_qprompt.dataset import Dataset, Photos
 from edge_qprompt.errors import DataError, PromptError
 from edge_qprompt.features import Features, Views, extract
-from edge_qprompt.learn.methods import METHODS
-from edge_qprompt.learn.settings import EngineSettings, LoopSettings, MethodSettings, Schedule
+from edge_qprompt.learn.methods import INSIDE, METHODS
+from edge_qprompt.learn.settings import AdaptSettings, Schedule
 from edge_qprompt.metrics import Scores
 from edge_qprompt.pack import Method as MethodNumber
 from edge_qprompt.pack import Pack, PackTensor, Precision, Section, Tag, names_section
@@ -33,35 +33,6 @@ if TYPE_CHECKING:
     from edge_qprompt.learn.loop import Run
 
 Progress = Callable[[str, int, int, str], None]
-
-
-@dataclass(frozen=True)
-class AdaptSettings:
-    """One adaptation.
-
-    Attributes:
-        method: a key of METHODS.
-        n_ctx: learned tokens.
-        words: start from "a photo of a" where that is as many tokens, not at random.
-        shots: training photos a class, at most.
-        views: views of each training photo; 1 is the centre crop alone.
-        strict: an unreadable photo is an error.
-        provenance: note in the pack how it was learned.
-        loop: optimiser, epochs, seed; what is left open is the method's.
-        method_settings: of the method.
-        engine: what computes a step.
-    """
-
-    method: str = "qcoop"
-    n_ctx: int = 4
-    words: bool = True
-    shots: int = 16
-    views: int = 1
-    strict: bool = False
-    provenance: bool = False
-    loop: LoopSettings = field(default_factory=LoopSettings)
-    method_settings: MethodSettings = field(default_factory=MethodSettings)
-    engine: EngineSettings = field(default_factory=EngineSettings)
 
 
 @dataclass(frozen=True)
@@ -150,15 +121,17 @@ def adapt(
     Raises:
         DataError: a class without a readable photo.
         PromptError: names that do not fit, or an unknown method.
+        BackboneError: the method learns inside the image tower, which this backbone does not allow.
     """
     if settings.method not in METHODS:
         raise PromptError(f"unknown method {settings.method!r}, there are {', '.join(METHODS)}")
     name_tokens(backbone.tokenizer, data.names, settings.n_ctx)  # fails before minutes of encoding
+    if settings.method in INSIDE:
+        _ = backbone.vision  # likewise
     clock = _Clock()
     shots, spare = data.few_shot(settings.shots, settings.loop.seed)
     held = data.test or (spare if len(spare) else None)
-    views = Views(settings.views if settings.method != "zero-shot" else 1, settings.loop.seed)
-    train = _encode(backbone, shots, views, settings, "encode photos", progress)
+    train = _encode(backbone, shots, _views(settings), settings, "encode photos", progress)
     _check_every_class(data, train)
     rest = _encode(backbone, held, Views(), settings, "encode held-out", progress) if held else None
     clock.lap("encode")
@@ -168,16 +141,22 @@ def adapt(
     learned = _learn(backbone, data, settings, train, by_hand, checkpoint, resume, progress)
     backbone.close()
     clock.lap("learn")
-    precision = Precision[backbone.precision.upper()]
     sections = (*learned.sections, names_section(data.names))
     if settings.provenance:
         sections = (*sections, Section(Tag.PROVENANCE, _provenance(settings, learned.schedule, len(train.labels)).encode()))
     # through the bytes, so that what is measured is what a device will see
-    pack = Pack.decode(Pack(backbone.manifest.short_fingerprint, learned.number, precision, learned.tensors, sections).encode())
+    pack = Pack.decode(
+        Pack(backbone.manifest.short_fingerprint, learned.number, learned.precision, learned.tensors, sections).encode()
+    )
     classifier = Classifier(backbone, pack)
-    accuracies = [_accuracy(classifier, by_hand, part) if part and len(part.labels) else None for part in (train, rest)]
-    shown = rest if rest and len(rest.labels) else train
-    checked = Checked(shown.paths, shown.labels, classifier.probabilities(shown.centre))
+    parts = [part for part in (train, rest) if part and len(part.labels)]
+    own = parts
+    if classifier.backbone is not backbone:  # the pack has an image encoder of its own
+        photos = [Photos(part.paths, tuple(part.labels.tolist())) for part in parts]
+        own = [_encode(classifier.backbone, each, Views(), settings, "encode with the pack", progress) for each in photos]
+    found = [Checked(part.paths, part.labels, classifier.probabilities(part.centre)) for part in own]
+    accuracies = [_accuracy(checked, by_hand, part) for checked, part in zip(found, parts, strict=True)]
+    held_out = accuracies[1] if len(parts) > 1 else None
     clock.lap("check")
     return Adaptation(
         pack=pack,
@@ -186,10 +165,10 @@ def adapt(
         skipped=train.features.skipped + (rest.features.skipped if rest else ()),
         run=learned.run,
         facts=learned.facts,
-        train=accuracies[0] or Accuracy(0.0, 0.0, 0),
-        held_out=accuracies[1],
-        held_out_source=None if accuracies[1] is None else "test" if data.test else "unused training photos",
-        checked=checked,
+        train=accuracies[0],
+        held_out=held_out,
+        held_out_source=None if held_out is None else "test" if data.test else "unused training photos",
+        checked=found[-1],
         seconds=clock.seconds,
         engine=learned.engine,
     )
@@ -200,6 +179,7 @@ class _Learned:
     """What is left of a method when its tower has gone from memory."""
 
     number: MethodNumber
+    precision: Precision
     tensors: tuple[PackTensor, ...]
     sections: tuple[Section, ...]
     facts: dict[str, Any]
@@ -220,6 +200,7 @@ def _learn(
 ) -> _Learned:
     # only now, when the encoders have gone: torch is 200 MB
     from edge_qprompt.learn.checkpoint import CheckpointFile
+    from edge_qprompt.learn.inputs import Inputs, takes_pixels
     from edge_qprompt.learn.loop import Run, learn
     from edge_qprompt.learn.problem import Problem, initial_context
     from edge_qprompt.learn.threads import torch_threads
@@ -238,11 +219,17 @@ def _learn(
 
     run, engine = Run(), ("", "")
     if method.parameters:
-        with torch_threads(problem.engine.torch_threads):
-            run = learn(method, problem.features, problem.labels, settings.loop, file, tell)
-        engine = problem.engine.name, problem.engine.note
+        inputs = Inputs.of(method, problem, train.paths, _views(settings))
+        with torch_threads(inputs.threads):
+            run = learn(method, inputs.values, problem.labels, settings.loop, file, tell)
+        engine = inputs.engine
     tensors, sections = method.result()
-    return _Learned(method.number, tensors, sections, method.facts(), schedule, run, engine)
+    precision = Precision.FP32 if takes_pixels(method) else Precision[backbone.precision.upper()]
+    return _Learned(method.number, precision, tensors, sections, method.facts(), schedule, run, engine)
+
+
+def _views(settings: AdaptSettings) -> Views:
+    return Views(settings.views if settings.method != "zero-shot" else 1, settings.loop.seed)
 
 
 def _encode(
@@ -270,9 +257,9 @@ def _check_every_class(data: Dataset, train: Labelled) -> None:
         raise DataError(f"no readable training photo of {', '.join(empty[:5])}: add some, or remove the class")
 
 
-def _accuracy(learned: Classifier, by_hand: Classifier, part: Labelled) -> Accuracy:
-    scores = [Scores.of(classifier.probabilities(part.centre), part.labels) for classifier in (learned, by_hand)]
-    return Accuracy(scores[0].accuracy, scores[1].accuracy, scores[0].n)
+def _accuracy(learned: Checked, by_hand: Classifier, part: Labelled) -> Accuracy:
+    scores = Scores.of(learned.probabilities, learned.labels)
+    return Accuracy(scores.accuracy, Scores.of(by_hand.probabilities(part.centre), part.labels).accuracy, scores.n)
 
 
 def _digest(backbone: Backbone, data: Dataset, settings: AdaptSettings, schedule: Schedule, train: Labelled) -> str:

@@ -15,8 +15,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from edge_qprompt.learn.block import QUICK_GELU
 from edge_qprompt.learn.chunk import Windows
-from edge_qprompt.learn.tower import QUICK_GELU
 
 Array = NDArray[np.float32]
 aten = torch.ops.aten

@@ -18,6 +18,8 @@ class Method(Protocol):
         number: how the pack names it.
         schedule: how it is learned unless somebody says otherwise; may depend on the problem.
         parameters: what the optimiser moves, by name; empty for a method that does not learn.
+
+    One that has `takes = "pixels"` is given views (B, 3, S, S) uint8, not normalised, where others get features.
     """
 
     number: MethodNumber

@@ -28,8 +28,12 @@ OURS = {
     "prograd": "prograd:ProGrad",
     "ptq-coop": "ptq_coop:PTQCoOp",
     "noise-coop": "noise_coop:NoiseCoOp",
+    "maple": "maple:MaPLe",
+    "qmaple": "qmaple:QMaPLe",
+    "clip-lora": "clip_lora:CLIPLoRA",
     "zero-shot": "zero_shot:ZeroShot",
 }
+INSIDE = frozenset({"maple", "qmaple", "clip-lora"})  # learn inside the image tower, which not every backbone allows
 
 
 class Methods(Mapping[str, "Factory"]):

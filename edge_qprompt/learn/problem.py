@@ -18,7 +18,7 @@ from torch import Tensor
 from edge_qprompt.backbone import Backbone
 from edge_qprompt.learn.engine import Encode, Engine, choose
 from edge_qprompt.learn.settings import EngineSettings
-from edge_qprompt.learn.tower import TextTower
+from edge_qprompt.learn.towers import Towers
 from edge_qprompt.prompts import name_tokens
 
 INITIAL_TEXT = "a photo of a"
@@ -36,6 +36,7 @@ class Problem:
         labels: (N,) int64, 0 to C - 1.
         by_hand: (C, D) class features of the hand-written prompt, unit length.
         choose: opens the text tower; a method that does not learn never asks for it.
+        towers: for methods that reach inside of them.
     """
 
     start: Tensor
@@ -44,6 +45,7 @@ class Problem:
     labels: Tensor
     by_hand: Tensor
     choose: Callable[[], Engine]
+    towers: Towers
 
     @classmethod
     def of(
@@ -67,11 +69,12 @@ class Problem:
         def loss(encode: Encode, ctx: Tensor) -> Tensor:
             return F.cross_entropy(scale * photos[:, 0] @ encode(ctx).T, classes)
 
-        def chosen() -> Engine:
-            tower = TextTower(backbone.text_weights, backbone.manifest.text)
-            return choose(settings, tower, tower.suffixes(rows, len(start)), start, loss)
+        towers = Towers(backbone, tuple(names))
 
-        return cls(start, scale, photos, classes, torch.from_numpy(by_hand), chosen)
+        def chosen() -> Engine:
+            return choose(settings, towers.text, towers.text.suffixes(rows, len(start)), start, loss)
+
+        return cls(start, scale, photos, classes, torch.from_numpy(by_hand), chosen, towers)
 
     @cached_property
     def engine(self) -> Engine:

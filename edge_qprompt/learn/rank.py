@@ -16,10 +16,11 @@ import numpy as np
 from numpy.lib.stride_tricks import as_strided
 from numpy.typing import NDArray
 
+from edge_qprompt.learn.block import Block
 from edge_qprompt.learn.chunk import Chunk, Windows
 from edge_qprompt.learn.frozen import Activation, LowProduct, Norm, Product, attend, attend_backward
 from edge_qprompt.learn.team import Team
-from edge_qprompt.learn.tower import Block, TextTower
+from edge_qprompt.learn.tower import TextTower
 
 Array = NDArray[np.float32]
 Precision = type[Product] | type[LowProduct]

@@ -129,7 +129,12 @@ class MethodSettings:
         template: of the hand-written prompt.
         residual_bits: b of class residuals.
         noise_std: of Noise-CoOp, in the units of the token vectors.
-        noise_seed: of its draws.
+        noise_seed: of its draws, of dropout's, and of what starts at random beside the context.
+        prompt_tokens: learned tokens a layer (maple, qmaple).
+        prompt_depth: layers that have them, at most.
+        prompt_bits: b of qmaple.
+        lora_rank: r of clip-lora.
+        lora_dropout: share of the input of its additions that is dropped.
     """
 
     clusters: ClusterSettings = field(default_factory=ClusterSettings)
@@ -138,7 +143,41 @@ class MethodSettings:
     noise_std: float = 0.01
     noise_seed: int = 1
     fade: float = 0.5
+    prompt_tokens: int = 2
+    prompt_depth: int = 9
+    prompt_bits: int = 4
+    lora_rank: int = 2
+    lora_dropout: float = 0.25
 
     def __post_init__(self) -> None:
         if not 0 <= self.fade <= 1:
             raise ValueError(f"fade must be between 0 and 1: {self.fade}")
+
+
+@dataclass(frozen=True)
+class AdaptSettings:
+    """One adaptation.
+
+    Attributes:
+        method: a key of METHODS.
+        n_ctx: learned tokens.
+        words: start from "a photo of a" where that is as many tokens, not at random.
+        shots: training photos a class, at most.
+        views: views of each training photo; 1 is the centre crop alone.
+        strict: an unreadable photo is an error.
+        provenance: note in the pack how it was learned.
+        loop: optimiser, epochs, seed; what is left open is the method's.
+        method_settings: of the method.
+        engine: what computes a step.
+    """
+
+    method: str = "qcoop"
+    n_ctx: int = 4
+    words: bool = True
+    shots: int = 16
+    views: int = 1
+    strict: bool = False
+    provenance: bool = False
+    loop: LoopSettings = field(default_factory=LoopSettings)
+    method_settings: MethodSettings = field(default_factory=MethodSettings)
+    engine: EngineSettings = field(default_factory=EngineSettings)

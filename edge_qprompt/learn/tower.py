@@ -27,59 +27,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from edge_qprompt.learn.block import PREFIX, Block, LowRank, Reader
 from edge_qprompt.manifest import TextConfig
 from edge_qprompt.weights import Weights
-
-PREFIX = "transformer.resblocks"  # of the names of blocks
-QUICK_GELU = 1.702
-
-
-@dataclass(frozen=True)
-class Linear:
-    """A frozen x W^T + b."""
-
-    weight: Tensor
-    bias: Tensor
-
-    def __call__(self, x: Tensor) -> Tensor:
-        """Any leading shape."""
-        return F.linear(x, self.weight, self.bias)
-
-    def rows(self, start: int, end: int) -> Linear:
-        """The part that makes outputs start to end."""
-        return Linear(self.weight[start:end], self.bias[start:end])
-
-
-@dataclass(frozen=True)
-class LayerNorm:
-    """A frozen LayerNorm over the last axis."""
-
-    weight: Tensor
-    bias: Tensor
-    eps: float
-
-    def __call__(self, x: Tensor) -> Tensor:
-        """Any leading shape."""
-        return F.layer_norm(x, self.weight.shape, self.weight, self.bias, self.eps)
-
-
-@dataclass(frozen=True)
-class Block:
-    """One residual attention block."""
-
-    ln_1: LayerNorm
-    qkv: Linear
-    out: Linear
-    ln_2: LayerNorm
-    fc: Linear
-    proj: Linear
-    activation: str
-
-    def mlp(self, x: Tensor) -> Tensor:
-        """x + MLP(LN(x)), any leading shape."""
-        h = self.fc(self.ln_2(x))
-        h = F.gelu(h) if self.activation == "gelu" else h * torch.sigmoid(QUICK_GELU * h)
-        return x + self.proj(h)
 
 
 @dataclass(frozen=True)
@@ -124,10 +74,11 @@ class TextTower:
     def __init__(self, weights: Weights, config: TextConfig) -> None:
         self.config = config
         self._weights = weights
-        self.blocks = [self._block(f"{PREFIX}.{i}") for i in range(config.layers)]
-        self.ln_final = self._layer_norm("ln_final")
-        self.projection = self._tensor("text_projection")  # (W, D)
-        self.positions = self._tensor("positional_embedding")  # (context, W)
+        reader = Reader(weights, config)
+        self.blocks = reader.blocks()
+        self.ln_final = reader.layer_norm("ln_final")
+        self.projection = reader.tensor("text_projection")  # (W, D)
+        self.positions = reader.tensor("positional_embedding")  # (context, W)
         self.sot = self.token_vectors([config.sot]) + self.positions[:1]  # (1, W)
 
     def work(self, suffixes: Suffixes, n_ctx: int) -> float:
@@ -156,27 +107,33 @@ class TextTower:
         groups = (Group(int(starts[i]), int(n), int(length)) for length, i, n in zip(kinds, firsts, counts, strict=True))
         return Suffixes(vectors, tuple(groups), torch.from_numpy(starts + lengths - 1), torch.from_numpy(np.argsort(sort)))
 
-    def __call__(self, ctx: Tensor, suffixes: Suffixes) -> Tensor:
+    def __call__(
+        self, ctx: Tensor, suffixes: Suffixes, deep: Sequence[Tensor] = (), low: Sequence[LowRank | None] = ()
+    ) -> Tensor:
         """Class features.
 
         Args:
             ctx: (n, W) learned tokens.
             suffixes: made for the same n.
+            deep: (n, W) each, what stands in their place before layers 1, 2, ...: MaPLe (arXiv 2210.03117), section 3.2.
+            low: what is added to each layer's q, k and v.
 
         Returns:
-            (C, D), unit length, in the caller's order of classes, with a gradient to ctx.
+            (C, D), unit length, in the caller's order of classes, with a gradient to ctx, deep and low. A dropout
+            of `low` falls on the prefix once for all classes.
         """
         n_prefix = 1 + len(ctx)
         prefix = torch.cat([self.sot, ctx + self.positions[1:n_prefix]])  # (P, W)
         x = torch.cat([prefix, suffixes.vectors])  # (P + M, W)
-        for block in self.blocks[:-1]:
-            x = self._layer(block, x, n_prefix, suffixes.groups)
-        pooled = self._last_layer(self.blocks[-1], x, n_prefix, suffixes)  # (C, W)
+        *layers, last = zip(self.blocks, low or [None] * len(self.blocks), strict=True)
+        for i, (block, more) in enumerate(layers):
+            x = self._layer(block, more, _replaced(x, deep, i), n_prefix, suffixes.groups)
+        pooled = self._last_layer(*last, _replaced(x, deep, len(layers)), n_prefix, suffixes)  # (C, W)
         features = self.ln_final(pooled) @ self.projection  # (C, D)
         return F.normalize(features, dim=-1)[suffixes.order]
 
-    def _layer(self, block: Block, x: Tensor, n_prefix: int, groups: tuple[Group, ...]) -> Tensor:
-        qkv = self._split(block.qkv(block.ln_1(x)), 3)  # 3 x (P + M, H, d)
+    def _layer(self, block: Block, low: LowRank | None, x: Tensor, n_prefix: int, groups: tuple[Group, ...]) -> Tensor:
+        qkv = self._split(block.project(block.ln_1(x), low), 3)  # 3 x (P + M, H, d)
         q, k, v = qkv
         prefix = [t[:n_prefix].transpose(0, 1) for t in qkv]  # 3 x (H, P, d)
         mixed = F.scaled_dot_product_attention(prefix[0][None], prefix[1][None], prefix[2][None], is_causal=True)[0]
@@ -191,12 +148,12 @@ class TextTower:
         x = x + block.out(torch.cat(parts).flatten(1))  # (P + M, W)
         return block.mlp(x)
 
-    def _last_layer(self, block: Block, x: Tensor, n_prefix: int, suffixes: Suffixes) -> Tensor:
+    def _last_layer(self, block: Block, low: LowRank | None, x: Tensor, n_prefix: int, suffixes: Suffixes) -> Tensor:
         """The block's output at EOT only, (C, W)."""
-        width, rows = self.config.width, suffixes.eot + n_prefix
+        rows = suffixes.eot + n_prefix
         h = block.ln_1(x)
-        q = self._split(block.qkv.rows(0, width)(h[rows]), 1)[0]  # (C, H, d)
-        k, v = self._split(block.qkv.rows(width, 3 * width)(h), 2)  # (P + M, H, d)
+        q = self._split(block.project(h[rows], low, range(1)), 1)[0]  # (C, H, d)
+        k, v = self._split(block.project(h, low, range(1, 3)), 2)  # (P + M, H, d)
         prefix_k, prefix_v = k[:n_prefix].transpose(0, 1), v[:n_prefix].transpose(0, 1)  # (H, P, d)
         parts, done = [], 0
         for group in suffixes.groups:
@@ -224,22 +181,10 @@ class TextTower:
             for weight in ("attn.in_proj_weight", "mlp.c_fc.weight"):
                 self._weights.forget(f"{PREFIX}.{i}.{weight}")
 
-    def _tensor(self, name: str) -> Tensor:
-        return torch.from_numpy(self._weights.tensor(name))
 
-    def _linear(self, weight: str, bias: str) -> Linear:
-        return Linear(self._tensor(weight), self._tensor(bias))
-
-    def _layer_norm(self, prefix: str) -> LayerNorm:
-        return LayerNorm(self._tensor(f"{prefix}.weight"), self._tensor(f"{prefix}.bias"), self.config.layer_norm_eps)
-
-    def _block(self, prefix: str) -> Block:
-        return Block(
-            self._layer_norm(f"{prefix}.ln_1"),
-            self._linear(f"{prefix}.attn.in_proj_weight", f"{prefix}.attn.in_proj_bias"),
-            self._linear(f"{prefix}.attn.out_proj.weight", f"{prefix}.attn.out_proj.bias"),
-            self._layer_norm(f"{prefix}.ln_2"),
-            self._linear(f"{prefix}.mlp.c_fc.weight", f"{prefix}.mlp.c_fc.bias"),
-            self._linear(f"{prefix}.mlp.c_proj.weight", f"{prefix}.mlp.c_proj.bias"),
-            self.config.activation,
-        )
+def _replaced(x: Tensor, deep: Sequence[Tensor], layer: int) -> Tensor:
+    """What a layer gets: x (P + M, W), with its own tokens in place of those at 1 to n, if it has some."""
+    if not 1 <= layer <= len(deep):
+        return x
+    tokens = deep[layer - 1]
+    return torch.cat([x[:1], tokens, x[1 + len(tokens) :]])  # (P + M, W)

@@ -1,0 +1,59 @@
+"""What the loop hands to a method, features or the photos themselves, and what computes its steps.
+
+Symbols: N photos, V views, D dimensions of a feature, S pixels a side.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from edge_qprompt.features import Views, read_views
+from edge_qprompt.learn.method import Method
+from edge_qprompt.learn.problem import Problem
+
+PIXELS = "pixels"
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """See the module.
+
+    Attributes:
+        values: (N, V, D) float32, or (N, V, 3, S, S) uint8 for methods that take pixels.
+        threads: of torch.
+        engine: its name, and a note about it.
+    """
+
+    values: Tensor
+    threads: int
+    engine: tuple[str, str]
+
+    @classmethod
+    def of(cls, method: Method, problem: Problem, photos: Sequence[Path], views: Views) -> Inputs:
+        """What `method` takes.
+
+        Args:
+            method: made for `problem`.
+            problem: whose photos these are.
+            photos: the N files, all of them readable.
+            views: those that the problem's features are of.
+
+        Raises:
+            PhotoError: a photo that cannot be read any more.
+        """
+        if not takes_pixels(method):
+            engine = problem.engine
+            return cls(problem.features, engine.torch_threads, (engine.name, engine.note))
+        pixels = torch.from_numpy(read_views(photos, problem.towers.backbone.manifest.preprocess, views))
+        threads = torch.get_num_threads()  # a step through the image tower is worth all of them
+        return cls(pixels, threads, ("autograd", f"{threads} threads"))
+
+
+def takes_pixels(method: Method) -> bool:
+    """Whether a method is given photos, not features."""
+    return getattr(method, "takes", "") == PIXELS
