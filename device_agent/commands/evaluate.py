@@ -28,7 +28,7 @@ def command(
     precision: str,
     providers: str,
     classes: str,
-    template: str,
+    templates: tuple[str, ...],
     names: Path | None,
     strict: bool,
     as_json: bool,
@@ -58,7 +58,7 @@ def command(
     terminal.warn_notes(dataset.notes)
     photos, split = (dataset.test, "test") if dataset.test else (dataset.train, "all photos")
     learned = Classifier(model, opened, dataset.names)
-    by_hand = zero_shot(model, dataset.names, template)
+    by_hand = zero_shot(model, dataset.names, *templates)
     with terminal.Progress() as progress:
         features = extract(
             model, photos.paths, strict=strict, progress=lambda done, total: progress("encode photos", done, total)

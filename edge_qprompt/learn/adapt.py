@@ -157,13 +157,13 @@ def adapt(
     clock = _Clock()
     shots, spare = data.few_shot(settings.shots, settings.loop.seed)
     held = data.test or (spare if len(spare) else None)
-    views = Views(settings.views if settings.method != "zero-shot" else 1, settings.loop.seed)
+    views = Views(1 if settings.method.startswith("zero-shot") else settings.views, settings.loop.seed)
     train = _encode(backbone, shots, views, settings, "encode photos", progress)
     _check_every_class(data, train)
     rest = _encode(backbone, held, Views(), settings, "encode held-out", progress) if held else None
     clock.lap("encode")
     backbone.close()  # one large thing in memory at a time: image encoder, text encoder, torch with the text tower
-    by_hand = zero_shot(backbone, data.names, settings.method_settings.template)
+    by_hand = zero_shot(backbone, data.names, *settings.method_settings.templates)
     backbone.close()
     learned = _learn(backbone, data, settings, train, by_hand, checkpoint, resume, progress)
     backbone.close()
@@ -238,9 +238,9 @@ def _learn(
 
     run, engine = Run(), ("", "")
     if method.parameters:
-        with torch_threads(problem.engine.torch_threads):
+        with torch_threads(method.engine.torch_threads if method.engine else 1):
             run = learn(method, problem.features, problem.labels, settings.loop, file, tell)
-        engine = problem.engine.name, problem.engine.note
+        engine = (method.engine.name, method.engine.note) if method.engine else engine
     tensors, sections = method.result()
     return _Learned(method.number, tensors, sections, method.facts(), schedule, run, engine)
 

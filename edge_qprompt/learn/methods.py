@@ -28,7 +28,10 @@ OURS = {
     "prograd": "prograd:ProGrad",
     "ptq-coop": "ptq_coop:PTQCoOp",
     "noise-coop": "noise_coop:NoiseCoOp",
+    "cocoop": "cocoop:CoCoOp",
+    "clip-adapter": "clip_adapter:ClipAdapter",
     "zero-shot": "zero_shot:ZeroShot",
+    "zero-shot-ensemble": "zero_shot:ZeroShotEnsemble",
 }
 
 

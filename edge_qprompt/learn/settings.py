@@ -121,14 +121,16 @@ class MethodSettings:
 
     Attributes:
         clusters: of the quantizing methods.
-        template: of the hand-written prompt.
+        templates: of the hand-written prompt; class features are the mean over them.
         residual_bits: b of class residuals.
         noise_std: of Noise-CoOp, in the units of the token vectors.
-        noise_seed: of its draws.
+        adapter_width: inner width of CLIP-Adapter's net; 0 is that of a feature.
+        seed: of the methods' own draws: noise, the first weights of a net.
     """
 
     clusters: ClusterSettings = field(default_factory=ClusterSettings)
-    template: str = DEFAULT_TEMPLATE
+    templates: tuple[str, ...] = (DEFAULT_TEMPLATE,)
     residual_bits: int = 2
     noise_std: float = 0.01
-    noise_seed: int = 1
+    adapter_width: int = 0
+    seed: int = 1
