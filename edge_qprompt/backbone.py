@@ -135,7 +135,7 @@ class Backbone:
             PackError: a tensor does not fit them.
         """
         changes = EncoderChanges.of(pack, self.manifest)
-        if changes is None:
+        if changes is None and self._changes is None:
             return self
         return Backbone(self.folder, self.manifest, DEFAULT_PRECISION, self.threads, self.providers, changes)
 

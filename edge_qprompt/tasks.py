@@ -186,6 +186,9 @@ class Tasks:
 
         Returns:
             (B, C) float32 a task, in the order of its labels; C differs between tasks.
+
+        Raises:
+            PackError: features are missing in `own`.
         """
         parts = self._parted()
         found: dict[str, Array] = {}
@@ -193,7 +196,7 @@ class Tasks:
             together = stack.softmax(self._logits(stack, features))  # (B, S)
             found = dict(zip(stack.names, np.split(together, stack.starts[1:], axis=1), strict=True))
         for name, task in parts.apart.items():
-            found[name] = task.probabilities(own[task.backbone] if task.own_encoder else features)
+            found[name] = task.probabilities(_of(task, name, features, own))
         return parts.ordered(found)
 
     def classify(self, photo: str | Path | bytes, top: int = 3) -> dict[str, list[Prediction]]:
@@ -217,14 +220,16 @@ class Tasks:
             feature: of one photo, (D,) float32, unit length.
             top: as of `classify`.
             own: the same photo's feature by each of `encoders`.
+
+        Raises:
+            PackError: a feature is missing in `own`.
         """
         parts = self._parted()
         found: dict[str, list[Prediction]] = {}
         if stack := parts.stack:
             found = stack.rank(stack.softmax(self._logits(stack, feature[None]))[0], top)
         for name, task in parts.apart.items():
-            theirs = own[task.backbone] if task.own_encoder else feature
-            found[name] = task.rank(task.probabilities(theirs[None])[0], top)
+            found[name] = task.rank(task.probabilities(_of(task, name, feature, own)[None])[0], top)
         return parts.ordered(found)
 
     def _logits(self, stack: _Stack, features: Array) -> Array:
@@ -243,3 +248,16 @@ class Tasks:
     def _check_free(self, name: str) -> None:
         if name in self._tasks:
             raise PackError(f"there is a task {name!r} already: give this one another name, or remove that one")
+
+
+def _of(task: Classifier, name: str, features: Array, own: Own) -> Array:
+    """What a task compares with its classes.
+
+    Raises:
+        PackError: it wants features of its own encoder, and there are none.
+    """
+    if not task.own_encoder:
+        return features
+    if task.backbone not in own:
+        raise PackError(f"task {name!r} has an image encoder of its own: give the features by each of `encoders`, or `classify`")
+    return own[task.backbone]

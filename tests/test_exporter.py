@@ -125,7 +125,9 @@ def test_the_folder_is_whole_and_keeps_secrets(exported: Exported) -> None:
     names = {path.name for path in exported.folder.iterdir()}
     assert names == {*manifest.files, "manifest.json"}
     encoders, tokenizer = {"image.fp32.onnx", "image.int8.onnx", "text.onnx"}, {"tokenizer.json", "tokenizer_config.json"}
-    assert names == {*encoders, *tokenizer, "text.safetensors", "manifest.json"}
+    prompted = {"image.safetensors", "image.prompted.onnx", "text.prompted.onnx"} if manifest.vision else set()
+    assert bool(manifest.vision) == (exported.folder.parent.name.startswith("vit"))
+    assert names == {*encoders, *prompted, *tokenizer, "text.safetensors", "manifest.json"}
     Backbone.open(exported.folder).verify()
     for name in ("image.fp32.onnx", "image.int8.onnx"):
         data = (exported.folder / name).read_bytes()

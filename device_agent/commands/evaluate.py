@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -59,29 +60,33 @@ def command(
     photos, split = (dataset.test, "test") if dataset.test else (dataset.train, "all photos")
     learned = Classifier(model, opened, dataset.names)
     by_hand = zero_shot(model, dataset.names, *templates)
+    encoders = {learned.backbone: "encode photos"}
+    encoders.setdefault(model, "encode photos for the hand-written prompt")  # another one if the pack changes the encoder
     with terminal.Progress() as progress:
-        features = extract(
-            model, photos.paths, strict=strict, progress=lambda done, total: progress("encode photos", done, total)
-        )
+        found = [
+            extract(encoder, photos.paths, strict=strict, progress=partial(progress, stage))
+            for encoder, stage in encoders.items()
+        ]
+    features = found[0]
     terminal.warn_skipped(features.skipped)
     if not len(features.kept):
         raise DataError(f"none of the {len(photos)} photos in {data} can be read")
     labels = np.array(photos.labels)[features.kept]
-    centre = features.values[:, 0]  # (N, D)
-    scores = Scores.of(learned.probabilities(centre), labels)
+    scores = Scores.of(learned.probabilities(features.values[:, 0]), labels)
+    plain = Scores.of(by_hand.probabilities(found[-1].values[:, 0]), labels)
     result: dict[str, Any] = {
         "pack": str(pack),
         "data": str(data),
         "split": split,
         "classes": len(dataset.names),
         "accuracy": scores.accuracy,
-        "zero_shot_accuracy": Scores.of(by_hand.probabilities(centre), labels).accuracy,
+        "zero_shot_accuracy": plain.accuracy,
         "per_class": dict(zip(dataset.names, scores.per_class, strict=True)),
         "ece": scores.ece,
         "n": scores.n,
         "skipped": len(features.skipped),
         "backbone": model.manifest.name,
-        "precision": model.precision,
+        "precision": learned.backbone.precision,
     }
     terminal.emit(result, as_json, _lines)
 

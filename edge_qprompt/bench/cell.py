@@ -114,9 +114,10 @@ class Cell:
 def _accuracy(backbone: Backbone, pack: Any, data: Dataset, names: tuple[str, ...], first: int) -> float:
     """Of the test photos of `data`, among `names`; its classes are those from `first` on."""
     assert data.test is not None  # content_of has looked
-    features = extract(backbone, data.test.paths)
+    classifier = Classifier(backbone, pack, names)
+    features = extract(classifier.backbone, data.test.paths)
     labels = np.array(data.test.labels)[features.kept] + first
-    return Scores.of(Classifier(backbone, pack, names).probabilities(features.values[:, 0]), labels).accuracy
+    return Scores.of(classifier.probabilities(features.values[:, 0]), labels).accuracy
 
 
 def content_of(backbone: Backbone, folders: Iterable[str]) -> str:

@@ -175,9 +175,14 @@ def adapt(
     # through the bytes, so that what is measured is what a device will see
     pack = Pack.decode(Pack(backbone.manifest.short_fingerprint, learned.number, precision, learned.tensors, sections).encode())
     classifier = Classifier(backbone, pack)
-    accuracies = [_accuracy(classifier, by_hand, part) if part and len(part.labels) else None for part in (train, rest)]
-    shown = rest if rest and len(rest.labels) else train
-    checked = Checked(shown.paths, shown.labels, classifier.probabilities(shown.centre))
+    parts = [part for part in (train, rest) if part and len(part.labels)]
+    own = parts
+    if classifier.backbone is not backbone:  # the pack has an image encoder of its own
+        photos = [Photos(part.paths, tuple(part.labels.tolist())) for part in parts]
+        own = [_encode(classifier.backbone, each, Views(), settings, "encode with the pack", progress) for each in photos]
+    found = [Checked(part.paths, part.labels, classifier.probabilities(part.centre)) for part in own]
+    accuracies = [_accuracy(checked, by_hand, part) for checked, part in zip(found, parts, strict=True)]
+    held_out = accuracies[1] if len(parts) > 1 else None
     clock.lap("check")
     return Adaptation(
         pack=pack,
@@ -186,10 +191,10 @@ def adapt(
         skipped=train.features.skipped + (rest.features.skipped if rest else ()),
         run=learned.run,
         facts=learned.facts,
-        train=accuracies[0] or Accuracy(0.0, 0.0, 0),
-        held_out=accuracies[1],
-        held_out_source=None if accuracies[1] is None else "test" if data.test else "unused training photos",
-        checked=checked,
+        train=accuracies[0],
+        held_out=held_out,
+        held_out_source=None if held_out is None else "test" if data.test else "unused training photos",
+        checked=found[-1],
         seconds=clock.seconds,
         engine=learned.engine,
     )
@@ -270,9 +275,9 @@ def _check_every_class(data: Dataset, train: Labelled) -> None:
         raise DataError(f"no readable training photo of {', '.join(empty[:5])}: add some, or remove the class")
 
 
-def _accuracy(learned: Classifier, by_hand: Classifier, part: Labelled) -> Accuracy:
-    scores = [Scores.of(classifier.probabilities(part.centre), part.labels) for classifier in (learned, by_hand)]
-    return Accuracy(scores[0].accuracy, scores[1].accuracy, scores[0].n)
+def _accuracy(learned: Checked, by_hand: Classifier, part: Labelled) -> Accuracy:
+    scores = Scores.of(learned.probabilities, learned.labels)
+    return Accuracy(scores.accuracy, Scores.of(by_hand.probabilities(part.centre), part.labels).accuracy, scores.n)
 
 
 def _digest(backbone: Backbone, data: Dataset, settings: AdaptSettings, schedule: Schedule, train: Labelled) -> str:
