@@ -34,7 +34,7 @@ class CLIPLoRA:
 
     Args:
         problem: what to learn from.
-        settings: `template`, `lora_rank`, `lora_dropout`, `noise_seed`.
+        settings: the first of `templates`, `lora_rank`, `lora_dropout`, `seed`.
 
     Raises:
         BackboneError: the backbone's image tower takes no additions.
@@ -43,12 +43,13 @@ class CLIPLoRA:
 
     number = MethodNumber.CLIP_LORA
     takes = "pixels"
+    engine = None
 
     def __init__(self, problem: Problem, settings: MethodSettings) -> None:
-        self._problem, self._towers, self._template = problem, problem.towers, settings.template
-        self._prompts = self._towers.written(settings.template)
+        self._problem, self._towers, self._template = problem, problem.towers, settings.templates[0]
+        self._prompts = self._towers.written(self._template)
         self._scale, self._dropout = ALPHA / math.sqrt(settings.lora_rank), settings.lora_dropout
-        self._draws = torch.Generator().manual_seed(settings.noise_seed)
+        self._draws = torch.Generator().manual_seed(settings.seed)
         self.parameters: dict[str, Tensor] = {}
         configs: tuple[TextConfig | VisionConfig, ...] = (self._towers.text.config, self._towers.vision.config)
         for side, config in zip(SIDES, configs, strict=True):
@@ -64,7 +65,7 @@ class CLIPLoRA:
         photos = self._towers.vision(self._towers.normalised(features), low=self._additions("image"))  # (B, D)
         return F.cross_entropy(self._problem.scaled(photos, classes), labels)
 
-    def after_step(self, step: int) -> None:
+    def after_step(self, step: int, steps: int) -> None:
         """Nothing to do."""
 
     def result(self) -> tuple[tuple[PackTensor, ...], tuple[Section, ...]]:

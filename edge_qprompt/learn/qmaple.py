@@ -41,7 +41,7 @@ class QMaPLe(MaPLe):
         quantized = {role: self._quantizers[role](values) for role, values in self.tokens().items()}
         return self.cross_entropy(quantized, features, labels)
 
-    def after_step(self, step: int) -> None:
+    def after_step(self, step: int, steps: int) -> None:
         """Look whether to cluster again."""
         with torch.no_grad():
             for role, values in self.tokens().items():

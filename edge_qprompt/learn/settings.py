@@ -125,11 +125,12 @@ class MethodSettings:
 
     Attributes:
         clusters: of the quantizing methods.
-        fade: share of QCoOp's steps over which the quantizer is faded in; 0 quantizes from the first step, as the paper does.
-        template: of the hand-written prompt.
+        templates: of the hand-written prompt; class features are the mean over them.
         residual_bits: b of class residuals.
         noise_std: of Noise-CoOp, in the units of the token vectors.
-        noise_seed: of its draws, of dropout's, and of what starts at random beside the context.
+        adapter_width: inner width of CLIP-Adapter's net; 0 is that of a feature.
+        seed: of the methods' own draws: noise, dropout, the first weights of a net and of deeper prompts.
+        fade: share of QCoOp's steps over which the quantizer is faded in; 0 quantizes from the first step, as the paper does.
         prompt_tokens: learned tokens a layer (maple, qmaple).
         prompt_depth: layers that have them, at most.
         prompt_bits: b of qmaple.
@@ -138,10 +139,11 @@ class MethodSettings:
     """
 
     clusters: ClusterSettings = field(default_factory=ClusterSettings)
-    template: str = DEFAULT_TEMPLATE
+    templates: tuple[str, ...] = (DEFAULT_TEMPLATE,)
     residual_bits: int = 2
     noise_std: float = 0.01
-    noise_seed: int = 1
+    adapter_width: int = 0
+    seed: int = 1
     fade: float = 0.5
     prompt_tokens: int = 2
     prompt_depth: int = 9
