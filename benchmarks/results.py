@@ -30,11 +30,12 @@ def main() -> None:
         mark = f"<!-- {name} -->"
         if text.count(mark) != 2:
             raise SystemExit(f"{PAGE} needs {mark} twice, around the table")
-        found = report.lines(protocol, rows_of(path))
+        rows = rows_of(path)
+        found = report.lines(protocol, rows)
         before, _, after = text.split(mark)
         text = before + "\n".join([mark, *report.markdown(found), mark]) + after
         if name == protocol:
-            report.plot(protocol, found, DOCS / f"{name}.png")
+            report.plot(protocol, rows, DOCS / f"{name}.png")
     PAGE.write_text(text)
 
 

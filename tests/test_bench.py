@@ -127,7 +127,7 @@ def test_what_cannot_be_measured_is_said(
 
 
 def test_every_variation_is_one_that_settings_know() -> None:
-    for protocol, data in (("base-to-new", "a"), ("few-shot", "a"), ("ablation", "a")):
+    for protocol, data in (("base-to-new", "a"), ("few-shot", "a"), ("ablation", "a"), ("epochs", "a")):
         for cell in PROTOCOLS[protocol]([data], MAIN, (1,), {}):
             assert cell.adapt_settings().method in METHODS
     clustered = {
@@ -144,7 +144,7 @@ def test_every_variation_is_one_that_settings_know() -> None:
 
 def test_the_command_and_the_library_know_the_same_protocols() -> None:
     assert tuple(PROTOCOLS) == COMMAND_PROTOCOLS
-    assert tuple(report.COLUMNS.keys() - PROTOCOLS.keys()) == ()
+    assert report.COLUMNS.keys() == PROTOCOLS.keys()
 
 
 def test_other_photos_under_the_same_name_are_another_cell(nano: Backbone, tmp_path: Path) -> None:

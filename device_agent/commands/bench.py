@@ -24,7 +24,7 @@ from edge_qprompt.errors import DataError, EdgeQPromptError, MissingExtraError
 if TYPE_CHECKING:
     from edge_qprompt.bench.cell import Cell, Row
 
-PROTOCOLS = ("base-to-new", "few-shot", "domain", "cross-dataset", "ablation")
+PROTOCOLS = ("base-to-new", "few-shot", "domain", "cross-dataset", "ablation", "epochs")
 
 
 def _numbers(ctx: click.Context, param: click.Parameter, value: str) -> list[int]:  # noqa: ARG001  click's signature
@@ -88,7 +88,7 @@ def command(protocol: str, data: tuple[Path, ...], out: Path, jobs: int, as_json
     words = " ".join(map(shlex.quote, ["edge-qprompt", *sys.argv[1:]]))
     write_whole(place.with_suffix(".md"), "\n".join([f"`{words}`", "", *table, ""]).encode(errors="backslashreplace"))
     write_whole(place.with_suffix(".csv"), report.as_csv(found).encode(errors="backslashreplace"))
-    report.plot(protocol, found, place.with_suffix(".png"))
+    report.plot(protocol, rows, place.with_suffix(".png"))
     terminal.emit({"rows": rows, "table": f"{place}.md", "picture": f"{place}.png"}, as_json, lambda _: table)
 
 

@@ -21,9 +21,11 @@ from edge_qprompt.features import extract
 from edge_qprompt.learn.adapt import adapt
 from edge_qprompt.learn.settings import AdaptSettings, LoopSettings, MethodSettings
 from edge_qprompt.metrics import Scores
+from edge_qprompt.pack import Pack, Role
 from edge_qprompt.quantizer import ClusterSettings
 
 Row = dict[str, Any]
+BINS = tuple(np.linspace(-4.0, 4.0, 33).tolist())  # edges, in standard deviations; what lies beyond counts with the last
 
 
 @dataclass(frozen=True)
@@ -83,12 +85,16 @@ class Cell:
         backbone = Backbone.open(self.backbone, self.precision)
         data = load_dataset(Path(self.data))
         result = adapt(backbone, data.select(self.part), self.adapt_settings())
-        measured: dict[str, float] = {}
-        for target in self.targets:
-            measured |= self._measure(backbone, result.pack, load_dataset(Path(target)), Path(target).name)
+        targets = {Path(target).name: load_dataset(Path(target)) for target in self.targets}
+        measured = self._measure(backbone, result.pack, targets)
+        curve = [
+            {"epoch": epoch, **self._measure(backbone, pack, targets), **_weights(pack)}
+            for epoch, pack in result.snapshots.items()
+        ]
         return {
             **json.loads(self.key),
             "measured": measured,
+            **({"curve": curve} if curve else {}),
             "train": result.train.pack,
             "prompt_bytes": sum(tensor.paper_bits for tensor in result.pack.tensors) / 8,
             "pack_bytes": result.pack.size,
@@ -97,10 +103,11 @@ class Cell:
             "facts": result.facts,
         }
 
-    def _measure(self, backbone: Backbone, pack: Any, data: Dataset, name: str) -> dict[str, float]:
+    def _measure(self, backbone: Backbone, pack: Pack, targets: dict[str, Dataset]) -> dict[str, float]:
         """Accuracies on test photos; of base and new classes also among all of them."""
         if self.part == "all":
-            return {name: _accuracy(backbone, pack, data, data.names, 0)}
+            return {name: _accuracy(backbone, pack, data, data.names, 0) for name, data in targets.items()}
+        (data,) = targets.values()
         base, new = data.select("base"), data.select("new")
         both = (*base.names, *new.names)
         return {
@@ -111,7 +118,17 @@ class Cell:
         }
 
 
-def _accuracy(backbone: Backbone, pack: Any, data: Dataset, names: tuple[str, ...], first: int) -> float:
+def _weights(pack: Pack) -> dict[str, Any]:
+    """Mean, standard deviation and histogram of the learned tokens as they are stored; BINS are in standard deviations."""
+    if (ctx := pack.tensor(Role.CTX)) is None:
+        return {}
+    values = ctx.values().ravel()
+    mean, std = float(values.mean()), float(values.std())
+    counts, _ = np.histogram(np.clip((values - mean) / std, BINS[0], BINS[-1]), BINS)
+    return {"mean": mean, "std": std, "histogram": counts.tolist()}
+
+
+def _accuracy(backbone: Backbone, pack: Pack, data: Dataset, names: tuple[str, ...], first: int) -> float:
     """Of the test photos of `data`, among `names`; its classes are those from `first` on."""
     assert data.test is not None  # content_of has looked
     classifier = Classifier(backbone, pack, names)

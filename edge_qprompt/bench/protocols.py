@@ -8,6 +8,7 @@ few-shot       learn on all classes from 1, 2, 4, 8 and 16 photos each
 domain         learn on the first data set, measure it and the others, which have the same classes
 cross-dataset  learn on the first data set, measure the others by their own class names
 ablation       variations of QCoOp, measured as base-to-new
+epochs         the same for noise and bits alone, every ten epochs
 """
 
 from __future__ import annotations
@@ -32,6 +33,8 @@ ABLATIONS: dict[str, dict[str, Any]] = {
     "k-means": QCOOP | {"normalise": False, "interval": 0},
     "k-means + normalisation": QCOOP | {"interval": 0},
     "k-means + normalisation + CAC": QCOOP,
+    "quantized from the first step": QCOOP | {"fade": 0.0},
+    "faded in over all steps": QCOOP | {"fade": 1.0},
     "clustered anew every step": QCOOP | {"interval": 1, "constrained": False},
     "looked at every step": QCOOP | {"interval": 1},
     "looked at every 50 steps": QCOOP | {"interval": 50},
@@ -52,6 +55,10 @@ ABLATIONS: dict[str, dict[str, Any]] = {
     "16 tokens": QCOOP | {"n_ctx": 16},
     "4 views": QCOOP | {"views": 4},
 }
+
+
+EPOCHS = ("no quantization", "noise 0.001", "noise 0.01", "noise 0.1", "k-means + normalisation + CAC", "b = 2", "b = 4")
+SNAPSHOT_EPOCHS = 10
 
 
 def base_to_new(data: Sequence[str], methods: Sequence[str], seeds: Sequence[int], settings: Settings) -> list[Cell]:
@@ -113,11 +120,18 @@ def ablation(data: Sequence[str], _: Sequence[str], seeds: Sequence[int], settin
     ]
 
 
+def epochs(data: Sequence[str], methods: Sequence[str], seeds: Sequence[int], settings: Settings) -> list[Cell]:
+    """See the module."""
+    cells = ablation(data, methods, seeds, {"snapshot_epochs": SNAPSHOT_EPOCHS, **settings})
+    return [replace(cell, protocol="epochs") for cell in cells if cell.variant in EPOCHS]
+
+
 PROTOCOLS: dict[str, Make] = {
     "base-to-new": base_to_new,
     "few-shot": few_shot,
     "domain": domain,
     "cross-dataset": transfer,
     "ablation": ablation,
+    "epochs": epochs,
 }
 MAIN = ("zero-shot", "coop", "kgcoop", "prograd", "ptq-coop", "qcoop", "qres", "qcoop+qres")

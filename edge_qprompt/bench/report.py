@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from edge_qprompt.bench import curves
 from edge_qprompt.bench.cell import Row
 from edge_qprompt.metrics import harmonic_mean
 
@@ -59,9 +60,17 @@ def by_target(row: Row) -> dict[str, float]:
     return measured | {"mean of the others": statistics.mean(others)}
 
 
+def by_epoch(row: Row) -> dict[str, float]:
+    """Base and new accuracy at each quarter of the epochs."""
+    curve: list[dict[str, float]] = row["curve"]
+    quarters = [curve[len(curve) * part // 4 - 1] for part in (1, 2, 3, 4)]
+    return {f"{part} at {point['epoch']}": point[part] for part in ("base", "new") for point in quarters}
+
+
 COLUMNS: dict[str, Columns] = {
     "base-to-new": base_new,
     "ablation": base_new,
+    "epochs": by_epoch,
     "few-shot": by_shots,
     "domain": by_target,
     "cross-dataset": by_target,
@@ -128,14 +137,17 @@ def as_csv(found: Sequence[Line]) -> str:
     return text.getvalue()
 
 
-def plot(protocol: str, found: Sequence[Line], path: Path) -> None:
-    """A picture of the means: curves over shots, else base against new, else bars by target."""
+def plot(protocol: str, rows: Sequence[Row], path: Path) -> None:
+    """A picture of the means: curves over epochs or shots, else base against new, else points by target."""
+    if protocol == "epochs":
+        return curves.plot(rows, path)
     import matplotlib
 
     matplotlib.use("Agg")
     from matplotlib import pyplot
 
-    shown = [line for line in found if line.data == MEAN] or list(found)
+    found = lines(protocol, rows)
+    shown = [line for line in found if line.data == MEAN] or found
     matplotlib.rcParams["text.parse_math"] = False  # names of folders may hold dollars
     figure, axes = pyplot.subplots(figsize=(9.5, 5), layout="constrained")
     if protocol in ("base-to-new", "ablation"):

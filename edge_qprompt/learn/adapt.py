@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from edge_qprompt.learn.loop import Run
 
 Progress = Callable[[str, int, int, str], None]
+Result = tuple[tuple[PackTensor, ...], tuple[Section, ...]]  # of a method
 
 
 @dataclass(frozen=True)
@@ -83,6 +84,7 @@ class Adaptation:
         checked: the held-out photos one by one, or those learned from where there are no others.
         seconds: by stage.
         engine: name of what computed the steps, and a note about it; empty where nothing was learned.
+        snapshots: packs by epoch, if they were wanted.
     """
 
     pack: Pack
@@ -97,6 +99,7 @@ class Adaptation:
     checked: Checked
     seconds: dict[str, float]
     engine: tuple[str, str] = ("", "")
+    snapshots: dict[int, Pack] = field(default_factory=dict)
 
 
 def adapt(
@@ -141,13 +144,11 @@ def adapt(
     learned = _learn(backbone, data, settings, train, by_hand, checkpoint, resume, progress)
     backbone.close()
     clock.lap("learn")
-    sections = (*learned.sections, names_section(data.names))
+    more = [names_section(data.names)]
     if settings.provenance:
-        sections = (*sections, Section(Tag.PROVENANCE, _provenance(settings, learned.schedule, len(train.labels)).encode()))
+        more += [Section(Tag.PROVENANCE, _provenance(settings, learned.schedule, len(train.labels)).encode())]
     # through the bytes, so that what is measured is what a device will see
-    pack = Pack.decode(
-        Pack(backbone.manifest.short_fingerprint, learned.number, learned.precision, learned.tensors, sections).encode()
-    )
+    pack = Pack.decode(learned.pack(backbone, learned.result, more).encode())
     classifier = Classifier(backbone, pack)
     parts = [part for part in (train, rest) if part and len(part.labels)]
     own = parts
@@ -171,6 +172,7 @@ def adapt(
         checked=found[-1],
         seconds=clock.seconds,
         engine=learned.engine,
+        snapshots={epoch: learned.pack(backbone, result, more) for epoch, result in learned.snapshots.items()},
     )
 
 
@@ -180,12 +182,17 @@ class _Learned:
 
     number: MethodNumber
     precision: Precision
-    tensors: tuple[PackTensor, ...]
-    sections: tuple[Section, ...]
+    result: Result
+    snapshots: dict[int, Result]
     facts: dict[str, Any]
     schedule: Schedule
     run: Run
     engine: tuple[str, str]
+
+    def pack(self, backbone: Backbone, result: Result, more: Sequence[Section]) -> Pack:
+        """A result as a pack, with more sections."""
+        tensors, sections = result
+        return Pack(backbone.manifest.short_fingerprint, self.number, self.precision, tensors, (*sections, *more))
 
 
 def _learn(
@@ -214,8 +221,12 @@ def _learn(
     digest = _digest(backbone, data, settings, schedule, train)
     file = CheckpointFile(checkpoint, digest, resume) if checkpoint else None
 
+    snapshots: dict[int, Result] = {}
+
     def tell(epoch: int, epochs: int, loss: float) -> None:
         progress("learn", epoch, epochs, f"loss {loss:.3f}")
+        if settings.snapshot_epochs and epoch % settings.snapshot_epochs == 0:
+            snapshots[epoch] = method.result()
 
     run, engine = Run(), ("", "")
     if method.parameters:
@@ -223,9 +234,8 @@ def _learn(
         with torch_threads(inputs.threads):
             run = learn(method, inputs.values, problem.labels, settings.loop, file, tell)
         engine = inputs.engine
-    tensors, sections = method.result()
     precision = Precision.FP32 if takes_pixels(method) else Precision[backbone.precision.upper()]
-    return _Learned(method.number, precision, tensors, sections, method.facts(), schedule, run, engine)
+    return _Learned(method.number, precision, method.result(), snapshots, method.facts(), schedule, run, engine)
 
 
 def _views(settings: AdaptSettings) -> Views:

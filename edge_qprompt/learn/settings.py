@@ -168,6 +168,7 @@ class AdaptSettings:
         views: views of each training photo; 1 is the centre crop alone.
         strict: an unreadable photo is an error.
         provenance: note in the pack how it was learned.
+        snapshot_epochs: keep what is learned every so many epochs, to draw a curve; 0 keeps the end alone.
         loop: optimiser, epochs, seed; what is left open is the method's.
         method_settings: of the method.
         engine: what computes a step.
@@ -180,6 +181,7 @@ class AdaptSettings:
     views: int = 1
     strict: bool = False
     provenance: bool = False
+    snapshot_epochs: int = 0
     loop: LoopSettings = field(default_factory=LoopSettings)
     method_settings: MethodSettings = field(default_factory=MethodSettings)
     engine: EngineSettings = field(default_factory=EngineSettings)
