@@ -144,10 +144,8 @@ def adapt(
     sections = (*learned.sections, names_section(data.names))
     if settings.provenance:
         sections = (*sections, Section(Tag.PROVENANCE, _provenance(settings, learned.schedule, len(train.labels)).encode()))
-    # through the bytes, so that what is measured is what a device will see
-    pack = Pack.decode(
-        Pack(backbone.manifest.short_fingerprint, learned.number, learned.precision, learned.tensors, sections).encode()
-    )
+    made = Pack(backbone.manifest.short_fingerprint, learned.number, learned.precision, learned.tensors, sections)
+    pack = Pack.decode(made.encode())  # so that what is measured is what a device will see
     classifier = Classifier(backbone, pack)
     parts = [part for part in (train, rest) if part and len(part.labels)]
     own = parts
