@@ -43,7 +43,12 @@ classes_option = click.option(
     help="All, or the first or second half.",
 )
 template_option = click.option(
-    "--template", default="a photo of a {}.", show_default=True, help="Hand-written prompt to compare with."
+    "--template",
+    "templates",
+    multiple=True,
+    default=["a photo of a {}."],
+    show_default=True,
+    help="Hand-written prompt to compare with; give it again to take the mean of several.",
 )
 strict_option = click.option("--strict", is_flag=True, help="Stop at an unreadable photo instead of skipping it.")
 

@@ -35,7 +35,7 @@ from edge_qprompt.pack_layout import (
     VERSION,
 )
 from edge_qprompt.pack_reader import PackReader
-from edge_qprompt.pack_section import KNOWN, Section, Tag, names_digest_section, names_section
+from edge_qprompt.pack_section import KNOWN, Section, Tag, names_digest_section, names_section, templates_section
 from edge_qprompt.pack_tensor import PackTensor, Role
 
 __all__ = [
@@ -49,6 +49,7 @@ __all__ = [
     "Tag",
     "names_digest_section",
     "names_section",
+    "templates_section",
 ]
 
 
@@ -195,3 +196,9 @@ class Pack:
         """Hand-written prompt of a pack without a learned one."""
         data = self.section(Tag.TEMPLATE)
         return None if data is None else data.decode()
+
+    @property
+    def templates(self) -> tuple[str, ...]:
+        """Hand-written prompts, one or several; empty where there is none."""
+        data = self.section(Tag.TEMPLATES) or self.section(Tag.TEMPLATE)
+        return () if data is None else tuple(data.decode().split("\n"))

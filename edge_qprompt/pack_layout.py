@@ -27,3 +27,4 @@ MAX_DIM = 0xFFFF  # a u16
 MAX_TENSORS = 0xFF  # a u8
 MAX_SECTIONS = 0xFF  # as many as tensors: bounds the objects that 32 MiB of empty sections would become
 MAX_NAMES = 0xFFFF  # three times the classes of ImageNet-21k
+MAX_TEMPLATES = 128  # CLIP used 80 for ImageNet; each takes a run of the text encoder over all names

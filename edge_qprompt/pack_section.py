@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from enum import IntEnum
 
 from edge_qprompt.errors import PackError
-from edge_qprompt.pack_layout import ESSENTIAL_BELOW, MAX_NAMES, SECTION
+from edge_qprompt.pack_layout import ESSENTIAL_BELOW, MAX_NAMES, MAX_TEMPLATES, SECTION
 
 SHA256_BYTES = 32
 FLOAT = struct.Struct("<f")
@@ -27,6 +27,7 @@ class Tag(IntEnum):
 
     TEMPLATE = 1
     RESIDUAL_BIAS = 2
+    TEMPLATES = 3
     CLASS_NAMES = 128
     NAMES_DIGEST = 129
     PROVENANCE = 130
@@ -86,6 +87,17 @@ def names_digest_section(names: Sequence[str]) -> Section:
     return Section(Tag.NAMES_DIGEST, hashlib.sha256(names_section(names).data).digest())
 
 
+def templates_section(templates: Sequence[str]) -> Section:
+    """One or more hand-written prompts.
+
+    Raises:
+        PackError: there are none or too many, or one does not hold {} once, or holds a line break or a control character.
+    """
+    for template in templates:
+        _check_template(template, "template")  # before the join, which would hide a line break
+    return Section(Tag.TEMPLATE if len(templates) == 1 else Tag.TEMPLATES, "\n".join(templates).encode())
+
+
 def _check_known(tag: Tag, data: bytes) -> None:
     kind = tag.name.lower()
     if tag == Tag.NAMES_DIGEST:
@@ -102,10 +114,31 @@ def _check_known(tag: Tag, data: bytes) -> None:
         raise PackError(f"section {kind} is not UTF-8: {error.reason} at byte {error.start}") from error
     if tag == Tag.CLASS_NAMES:
         _check_names(text)
-    elif found := UNPRINTABLE.search(text):
+    elif tag == Tag.TEMPLATES:
+        _check_templates(text)
+    elif tag == Tag.TEMPLATE:
+        _check_template(text, kind)
+    else:
+        _check_printable(text, kind)
+
+
+def _check_printable(text: str, kind: str) -> None:
+    if found := UNPRINTABLE.search(text):
         raise PackError(f"section {kind} holds {found[0]!r}, a line break or a control character")
-    if tag == Tag.TEMPLATE and text.count("{}") != 1:
+
+
+def _check_template(text: str, kind: str) -> None:
+    _check_printable(text, kind)
+    if text.count("{}") != 1:
         raise PackError(f"section {kind} is {text[:80]!r}, it must hold {{}} once, where the class name goes")
+
+
+def _check_templates(text: str) -> None:
+    count = text.count("\n") + 1
+    if not 2 <= count <= MAX_TEMPLATES:
+        raise PackError(f"section templates holds {count} templates, 2 to {MAX_TEMPLATES} are possible")
+    for template in text.split("\n"):
+        _check_template(template, "templates")
 
 
 def _check_names(text: str) -> None:

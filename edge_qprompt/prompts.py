@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edge_qprompt.errors import PromptError
+from edge_qprompt.residual import normalised
 from edge_qprompt.session import Session
 from edge_qprompt.tokenizer import Tokenizer
 from edge_qprompt.weights import Weights
@@ -60,6 +61,15 @@ class TextEncoder:
         """
         texts = [check_template(template).replace("{}", name) for name in names]
         return self._encode([self._vectors(row) for row in self.tokenizer.fit(texts, reserved=2)])
+
+    def from_templates(self, names: Sequence[str], templates: Sequence[str]) -> Array:
+        """Class features (C, D), unit length: the mean over at least one template (CLIP, arXiv 2103.00020, section 3.1.4).
+
+        Raises:
+            PromptError: as `from_template`.
+        """
+        found = [self.from_template(names, template) for template in templates]
+        return found[0] if len(found) == 1 else normalised(np.mean(found, axis=0))
 
     def from_context(self, names: Sequence[str], ctx: Array) -> Array:
         """Class features (C, D), unit length, of a learned context.

@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import cast
 
 import numpy as np
@@ -86,22 +87,32 @@ class PhotoEncoder:
             PhotoError: it cannot be decoded.
             Problem: 422 decoding takes too long.
         """
-        loop = asyncio.get_running_loop()
-        await self._free.acquire()
-        decoding = self._decoders.submit(self._decode, data, name)
-        decoding.add_done_callback(lambda _: loop.call_soon_threadsafe(self._free.release))
-        try:
-            pixels = await asyncio.wait_for(asyncio.wrap_future(decoding), self._limits.decode_seconds)
-        except TimeoutError as error:
-            raise Problem(
-                422, f"{name} takes longer than {self._limits.decode_seconds:g} s to decode: shrink the photo"
-            ) from error
-        return await self._feature(pixels)
+        return await self._feature(await self._pixels(data, name))
+
+    async def encode_with(self, encoder: Backbone, data: bytes, name: str) -> Array:
+        """The same by a pack's own image encoder, in a lane. Pixels are not kept for it: decoding again is the lesser cost."""
+        pixels = await self._pixels(data, name)
+        encode = partial(encoder.encode_images, pixels[None], lane=True)
+        (feature,) = await asyncio.get_running_loop().run_in_executor(self._encoders, encode)
+        return cast(Array, feature)
 
     def close(self) -> None:
         """End the threads; what is asked for now is still done."""
         self._decoders.shutdown()
         self._encoders.shutdown()
+
+    async def _pixels(self, data: bytes, name: str) -> Array:
+        """(3, S, S) of an image file, in time."""
+        loop = asyncio.get_running_loop()
+        await self._free.acquire()
+        decoding = self._decoders.submit(self._decode, data, name)
+        decoding.add_done_callback(lambda _: loop.call_soon_threadsafe(self._free.release))
+        try:
+            return await asyncio.wait_for(asyncio.wrap_future(decoding), self._limits.decode_seconds)
+        except TimeoutError as error:
+            raise Problem(
+                422, f"{name} takes longer than {self._limits.decode_seconds:g} s to decode: shrink the photo"
+            ) from error
 
     def _decode(self, data: bytes, name: str) -> Array:
         return to_pixels(decode_photo(data, name, self._limits.pixels), self._backbone.manifest.preprocess)

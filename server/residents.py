@@ -12,11 +12,15 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
 from dataclasses import dataclass
 
+import numpy as np
+from numpy.typing import NDArray
 from starlette.concurrency import run_in_threadpool
 
 from edge_qprompt.backbone import Backbone
-from edge_qprompt.classifier import Classifier, Tasks
+from edge_qprompt.classifier import Classifier, Prediction
+from edge_qprompt.manifest import IMAGE_WEIGHTS, TEXT_WEIGHTS
 from edge_qprompt.pack import Pack
+from edge_qprompt.tasks import Own, Tasks
 from server.catalogue import Catalogue, Target
 from server.lru import Lru
 from server.metrics import Metrics
@@ -25,7 +29,11 @@ from server.settings import Limits
 
 GATHERING = 2  # requests that wait for packs at once, since each holds those that it has; the thread is one
 LABEL_BYTES = 64  # of a name and its place, about
+STORED = 2  # bytes of weights in memory for one in a file, which has them in half precision
 STACK_BYTES = 4096  # of a combination of tasks, beside its class features
+
+
+Array = NDArray[np.float32]
 
 
 @dataclass(frozen=True)
@@ -102,8 +110,16 @@ class Residents:
             stack = Tasks(self._backbone)
             for (name, _), classifier in zip(names, classifiers, strict=True):
                 stack.add(name, classifier)
-            self._stacks.put(names, stack, STACK_BYTES + 2 * sum(map(_size, classifiers)))  # its own copy, and theirs
+            # its own copy of class features, and theirs
+            copied = sum(classifier.class_features.nbytes for classifier in classifiers)
+            self._stacks.put(names, stack, STACK_BYTES + copied + sum(map(_size, classifiers)))
         return stack
+
+    async def rank(self, tasks: Tasks, feature: Array, top: int, own: Own) -> dict[str, list[Prediction]]:
+        """As `Tasks.rank`; where the text encoder has to run, on its thread, after the packs that are being prepared."""
+        if tasks.quick:
+            return tasks.rank(feature, top, own)
+        return await asyncio.get_running_loop().run_in_executor(self._thread, tasks.rank, feature, top, own)
 
     def close(self) -> None:
         """End the thread."""
@@ -135,4 +151,8 @@ class Residents:
 
 
 def _size(classifier: Classifier) -> int:
-    return classifier.class_features.nbytes + LABEL_BYTES * len(classifier.labels)
+    size = classifier.head.nbytes + LABEL_BYTES * len(classifier.labels)
+    if classifier.own_encoder:
+        files = classifier.backbone.manifest.files
+        size += STORED * sum(files[name].bytes for name in (IMAGE_WEIGHTS, TEXT_WEIGHTS) if name in files)
+    return size

@@ -136,7 +136,7 @@ def test_every_variation_is_one_that_settings_know() -> None:
     assert clustered["b = 4"].method_settings.clusters.bits == 4
     assert clustered["k-means"].method_settings.clusters.normalise is False
     assert clustered["noise 0.1"].method_settings.noise_std == 0.1
-    assert clustered["noise 0.1"].method_settings.noise_seed == clustered["noise 0.1"].loop.seed == 3
+    assert clustered["noise 0.1"].method_settings.seed == clustered["noise 0.1"].loop.seed == 3
     assert clustered["started at random"].words is False
     with pytest.raises(TypeError):
         Cell("x", "x", "a", "all", ("a",), 1, settings={"methd": "coop"}).adapt_settings()

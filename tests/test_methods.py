@@ -106,6 +106,77 @@ def test_first_steps_are_those_of_the_paper(case: Case, name: str, reference: ob
             theirs -= LR * wanted
 
 
+def net_of(inner: Tensor, outer: Tensor) -> torch.nn.Module:
+    """The two layers as torch has them."""
+    net = torch.nn.Sequential(
+        torch.nn.Linear(inner.shape[1] - 1, len(inner)), torch.nn.ReLU(), torch.nn.Linear(len(inner), len(outer))
+    )
+    with torch.no_grad():
+        for layer, weight in ((net[0], inner), (net[2], outer)):
+            layer.weight.copy_(weight[:, :-1])
+            layer.bias.copy_(weight[:, -1])
+    return net
+
+
+def gradients(net: torch.nn.Module) -> list[Tensor]:
+    """As the methods have them: of each layer, with the bias in the last column."""
+    return [torch.cat([layer.weight.grad, layer.bias.grad[:, None]], dim=1) for layer in (net[0], net[2])]
+
+
+def cocoop(case: Case, parameters: dict[str, Tensor], photos: Tensor, labels: Tensor) -> tuple[Tensor, list[Tensor]]:
+    """Section 3.2 of the paper, a photo at a time: v_m(x) = v_m + pi, pi = h(x), and the mean of their losses."""
+    ctx = parameters["ctx"].detach().clone().requires_grad_()
+    net = net_of(parameters["meta_in"], parameters["meta_out"])
+    losses = []
+    for photo, label in zip(photos, labels, strict=True):
+        classes = case.classes(ctx + net(photo)[None, :].expand(N_CTX, -1))
+        losses.append(-(SCALE * classes @ photo).log_softmax(0)[label])
+    loss = sum(losses) / len(losses)
+    loss.backward()
+    return loss, [ctx.grad, *gradients(net)]
+
+
+def clip_adapter(case: Case, parameters: dict[str, Tensor], photos: Tensor, labels: Tensor) -> tuple[Tensor, list[Tensor]]:
+    """Equations 4 and 6 of the paper with alpha = 0.2; both sides are normalised before they are compared."""
+    net = net_of(parameters["adapter_in"], parameters["adapter_out"])
+    mixed = 0.2 * net(photos) + 0.8 * photos
+    loss = F.cross_entropy(SCALE * F.cosine_similarity(mixed[:, None], case.problem.by_hand[None], dim=-1), labels)
+    loss.backward()
+    return loss, gradients(net)
+
+
+@pytest.mark.parametrize(("name", "reference"), [("cocoop", cocoop), ("clip-adapter", clip_adapter)])
+def test_first_steps_of_nets_are_those_of_the_paper(case: Case, name: str, reference: object) -> None:
+    method = METHODS[name](case.problem, MethodSettings())
+    photos, labels = case.problem.features[:3, 0], case.problem.labels[:3]
+    seen = []
+    for _ in range(3):
+        loss = method.loss(photos, labels)
+        found = torch.autograd.grad(loss, list(method.parameters.values()))
+        wanted_loss, wanted = reference(case, method.parameters, photos, labels)
+        assert loss.item() == pytest.approx(wanted_loss.item(), rel=1e-4)
+        for ours, theirs in zip(found, wanted, strict=True):
+            assert (ours - theirs).norm() < 1e-3 * theirs.norm()
+        with torch.no_grad():
+            for parameter, gradient in zip(method.parameters.values(), found, strict=True):
+                parameter -= LR * gradient
+        seen.append(loss.item())
+    assert seen[2] < seen[0]
+
+
+@pytest.mark.parametrize(
+    ("name", "tokens", "kilobytes"), [("coop", 4, 4.1), ("prograd", 16, 16.4), ("cocoop", 4, 70.7), ("clip-adapter", 4, 1050.6)]
+)
+def test_sizes_are_those_that_the_paper_counts(name: str, tokens: int, kilobytes: float) -> None:
+    """At ViT-B/16's 512 dimensions, Quantized Prompt's table 1 (which has CoCoOp at 70.8 and the adapter at 1051)."""
+    rows = torch.zeros(tokens, 512), torch.zeros(5, 1, 512), torch.zeros(2, 512)
+    problem = Problem(
+        rows[0], SCALE, rows[1], torch.zeros(5, dtype=torch.int64), rows[2], lambda: None, Towers(Backbone.open("nano"), NAMES)
+    )
+    tensors, _ = METHODS[name](problem, MethodSettings()).result()
+    assert sum(tensor.paper_bits for tensor in tensors) / 8000 == pytest.approx(kilobytes, abs=0.05)
+
+
 def test_prograd_meets_a_conflict_and_resolves_it(case: Case) -> None:
     """Somewhere along CoOp's way the gradients conflict, and there ProGrad's differs from CoOp's."""
     ctx = case.problem.start.clone().requires_grad_()

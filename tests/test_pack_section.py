@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from packs import qcoop, sealed_sections, with_section
 
 from edge_qprompt.errors import PackError
-from edge_qprompt.pack import Pack, Section, Tag, names_digest_section, names_section
+from edge_qprompt.pack import Pack, Section, Tag, names_digest_section, names_section, templates_section
 
 
 def test_names_and_their_digest() -> None:
@@ -64,3 +64,21 @@ def test_writer_and_reader_agree_on_names(names: list[str]) -> None:
     else:
         assert forged == written
         assert Pack.decode(forged).class_names == tuple(names)
+
+
+def test_one_template_or_several() -> None:
+    one, several = ("a {}.",), ("a {}.", "art of the {}.")
+    assert templates_section(one) == Section(Tag.TEMPLATE, b"a {}.")
+    assert templates_section(several).tag == Tag.TEMPLATES
+    assert [qcoop(sections=(templates_section(each),)).templates for each in (one, several)] == [one, several]
+    assert qcoop().templates == ()
+
+
+@pytest.mark.parametrize(
+    "data", [b"a {}.", b"a {}.\nb", b"a {}\n", b"a {}\n{} {}", b"a {}\n\x07{}", b"{}\n" * 128 + b"{}", b"{}\n\xff{}"]
+)
+def test_templates_that_no_pack_can_hold(data: bytes) -> None:
+    with pytest.raises(PackError, match="templates"):
+        Pack.decode(with_section(Tag.TEMPLATES, data))
+    with pytest.raises(PackError, match="template"):
+        templates_section(("a {}.", "b\n{}"))

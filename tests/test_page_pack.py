@@ -52,6 +52,8 @@ def test_any_pack_reads_the_same(read: Read, pack: Pack) -> None:
     assert (got["size"], got["fingerprint"]) == (pack.size, pack.fingerprint.hex())
     assert got["classNames"] == (None if pack.class_names is None else list(pack.class_names))
     assert got["template"] == pack.template
+    templates = pack.section(Tag.TEMPLATES)
+    assert got["templates"] == (None if templates is None else templates.decode().split("\n"))
     bias = pack.section(Tag.RESIDUAL_BIAS)
     assert got["residualBias"] == (None if bias is None else pytest.approx(struct.unpack("<f", bias)[0], rel=1e-9))
     provenance = pack.section(Tag.PROVENANCE)

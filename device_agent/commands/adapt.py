@@ -143,7 +143,8 @@ def command(data: Path, out: Path, as_json: bool, names: Path | None, resume: bo
     _check_target(out)
     if report is not None:
         _check_report(report)
-    check_template(options["template"])
+    for template in options["templates"]:
+        check_template(template)
     backbone = terminal.open_backbone(options["backbone"], options["precision"], options["providers"])
     dataset = load_dataset(data, names).select(options["classes"])
     names_section(dataset.names)  # a name that no pack can hold is better known now than after learning
@@ -201,9 +202,9 @@ def _settings(options: dict[str, Any]) -> AdaptSettings:
         loop=LoopSettings(epochs=options["epochs"], batch=options["batch"], lr=options["lr"], seed=options["seed"]),
         method_settings=MethodSettings(
             ClusterSettings(bits=options["bits"] or ClusterSettings.bits),
-            options["template"],
+            options["templates"],
             residual_bits=options["residual_bits"],
-            noise_seed=options["seed"],
+            seed=options["seed"],
             prompt_bits=options["bits"] or MethodSettings.prompt_bits,
         ),
         engine=EngineSettings(options["engine"], options["memory"] << 20),

@@ -49,8 +49,9 @@ def command(
       edge-qprompt classify flowers.qpk inbox/ '*.png' --top 1
       edge-qprompt classify flowers.qpk new.jpg --labels +orchid,cactus     classes it never saw
     """
-    from edge_qprompt.classifier import Classifier, Tasks
+    from edge_qprompt.classifier import Classifier
     from edge_qprompt.pack import Pack
+    from edge_qprompt.tasks import Tasks
 
     packs, images = _split(pack, images)
     opened = {name: Pack.open(path) for name, path in packs.items()}

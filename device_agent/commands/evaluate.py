@@ -29,7 +29,7 @@ def command(
     precision: str,
     providers: str,
     classes: str,
-    template: str,
+    templates: tuple[str, ...],
     names: Path | None,
     strict: bool,
     as_json: bool,
@@ -59,7 +59,7 @@ def command(
     terminal.warn_notes(dataset.notes)
     photos, split = (dataset.test, "test") if dataset.test else (dataset.train, "all photos")
     learned = Classifier(model, opened, dataset.names)
-    by_hand = zero_shot(model, dataset.names, template)
+    by_hand = zero_shot(model, dataset.names, *templates)
     encoders = {learned.backbone: "encode photos"}
     encoders.setdefault(model, "encode photos for the hand-written prompt")  # another one if the pack changes the encoder
     with terminal.Progress() as progress:

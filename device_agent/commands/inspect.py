@@ -63,6 +63,7 @@ def describe(pack: Any, path: str) -> dict[str, Any]:
         ],
         "class_names": None if pack.class_names is None else list(pack.class_names),
         "template": pack.template,
+        "templates": list(pack.templates),
         "provenance": None if provenance is None else provenance.decode(),
     }
 
@@ -86,8 +87,7 @@ def _lines(r: dict[str, Any]) -> list[str]:
         if tensor["codebook"]:
             shown = ", ".join(f"{value:+.5f}" for value in tensor["codebook"][:16])
             lines.append(f"codebook   {shown}{' ...' if len(tensor['codebook']) > 16 else ''}")
-    if r["template"]:
-        lines.append(f"template   {r['template']}")
+    lines += [f"template   {template}" for template in r["templates"]]
     names = r["class_names"]
     lines.append(f"classes    {'not in the pack' if names is None else f'{len(names)}: ' + ', '.join(names)}")
     lines.append(f"provenance {r['provenance'] or 'none recorded (adapt --provenance)'}")

@@ -71,7 +71,7 @@ class Cell:
 
         loop = LoopSettings(**take(LoopSettings), seed=self.seed)
         clusters = ClusterSettings(**take(ClusterSettings))
-        method = MethodSettings(clusters, **take(MethodSettings), noise_seed=self.seed)
+        method = MethodSettings(clusters, **take(MethodSettings), seed=self.seed)
         return AdaptSettings(loop=loop, method_settings=method, **left)
 
     def run(self) -> Row:

@@ -136,7 +136,7 @@ def adapt(
     rest = _encode(backbone, held, Views(), settings, "encode held-out", progress) if held else None
     clock.lap("encode")
     backbone.close()  # one large thing in memory at a time: image encoder, text encoder, torch with the text tower
-    by_hand = zero_shot(backbone, data.names, settings.method_settings.template)
+    by_hand = zero_shot(backbone, data.names, *settings.method_settings.templates)
     backbone.close()
     learned = _learn(backbone, data, settings, train, by_hand, checkpoint, resume, progress)
     backbone.close()
@@ -227,7 +227,7 @@ def _learn(
 
 
 def _views(settings: AdaptSettings) -> Views:
-    return Views(settings.views if settings.method != "zero-shot" else 1, settings.loop.seed)
+    return Views(1 if settings.method.startswith("zero-shot") else settings.views, settings.loop.seed)
 
 
 def _encode(

@@ -6,6 +6,7 @@ from typing import Any
 
 from torch import Tensor
 
+from edge_qprompt.learn.engine import Engine
 from edge_qprompt.learn.problem import Problem
 from edge_qprompt.learn.settings import MethodSettings, Schedule
 from edge_qprompt.pack import Method as MethodNumber
@@ -25,6 +26,7 @@ class CoOp:
 
     def __init__(self, problem: Problem, settings: MethodSettings) -> None:
         self._problem = problem
+        self.engine: Engine | None = problem.engine
         self._ctx = problem.start.clone().requires_grad_()
         self.parameters = {"ctx": self._ctx}
 

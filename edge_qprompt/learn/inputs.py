@@ -26,7 +26,7 @@ class Inputs:
     Attributes:
         values: (N, V, D) float32, or (N, V, 3, S, S) uint8 for methods that take pixels.
         threads: of torch.
-        engine: its name, and a note about it.
+        engine: its name, and a note about it; empty where there is none.
     """
 
     values: Tensor
@@ -47,8 +47,9 @@ class Inputs:
             PhotoError: a photo that cannot be read any more.
         """
         if not takes_pixels(method):
-            engine = problem.engine
-            return cls(problem.features, engine.torch_threads, (engine.name, engine.note))
+            engine = method.engine
+            named = (engine.name, engine.note) if engine else ("", "")
+            return cls(problem.features, engine.torch_threads if engine else 1, named)
         pixels = torch.from_numpy(read_views(photos, problem.towers.backbone.manifest.preprocess, views))
         threads = torch.get_num_threads()  # a step through the image tower is worth all of them
         return cls(pixels, threads, ("autograd", f"{threads} threads"))

@@ -29,7 +29,7 @@ class MaPLe:
 
     Args:
         problem: what to learn from; its start's first tokens are those of the first layer.
-        settings: `prompt_tokens`, `prompt_depth`, `noise_seed`.
+        settings: `prompt_tokens`, `prompt_depth`, `seed`.
 
     Raises:
         BackboneError: the backbone's image tower takes no prompts.
@@ -39,6 +39,7 @@ class MaPLe:
     number: MethodNumber = MethodNumber.MAPLE
     schedule = sgd(lr=0.0035, batch=4, epochs=5)
     takes = "pixels"
+    engine = None
 
     def __init__(self, problem: Problem, settings: MethodSettings) -> None:
         self._problem, self._towers = problem, problem.towers
@@ -46,7 +47,7 @@ class MaPLe:
         depth = min(settings.prompt_depth, text.layers, image.layers)
         ctx = problem.start[: settings.prompt_tokens].clone()  # (n, W)
         self._suffixes = self._towers.behind(len(ctx))
-        draws = torch.Generator().manual_seed(settings.noise_seed)
+        draws = torch.Generator().manual_seed(settings.seed)
         self.parameters = {"ctx": ctx}
         if depth > 1:
             self.parameters["deep"] = torch.randn(depth - 1, *ctx.shape, generator=draws) * INITIAL_STD  # (P - 1, n, W)

@@ -6,6 +6,7 @@ from typing import Any, Protocol
 
 from torch import Tensor
 
+from edge_qprompt.learn.engine import Engine
 from edge_qprompt.learn.settings import Schedule
 from edge_qprompt.pack import Method as MethodNumber
 from edge_qprompt.pack import PackTensor, Section
@@ -17,6 +18,7 @@ class Method(Protocol):
     Attributes:
         number: how the pack names it.
         schedule: how it is learned unless somebody says otherwise; may depend on the problem.
+        engine: what computes its steps; None where they are too small to matter.
         parameters: what the optimiser moves, by name; empty for a method that does not learn.
 
     One that has `takes = "pixels"` is given views (B, 3, S, S) uint8, not normalised, where others get features.
@@ -24,6 +26,7 @@ class Method(Protocol):
 
     number: MethodNumber
     schedule: Schedule
+    engine: Engine | None
     parameters: dict[str, Tensor]
 
     def loss(self, features: Tensor, labels: Tensor) -> Tensor:

@@ -28,10 +28,13 @@ OURS = {
     "prograd": "prograd:ProGrad",
     "ptq-coop": "ptq_coop:PTQCoOp",
     "noise-coop": "noise_coop:NoiseCoOp",
+    "cocoop": "cocoop:CoCoOp",
+    "clip-adapter": "clip_adapter:ClipAdapter",
     "maple": "maple:MaPLe",
     "qmaple": "qmaple:QMaPLe",
     "clip-lora": "clip_lora:CLIPLoRA",
     "zero-shot": "zero_shot:ZeroShot",
+    "zero-shot-ensemble": "zero_shot:ZeroShotEnsemble",
 }
 INSIDE = frozenset({"maple", "qmaple", "clip-lora"})  # learn inside the image tower, which not every backbone allows
 

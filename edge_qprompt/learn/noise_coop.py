@@ -19,14 +19,14 @@ class NoiseCoOp(CoOp):
 
     Args:
         problem: what to learn from.
-        settings: `noise_std`, `noise_seed`.
+        settings: `noise_std`, `seed`.
     """
 
     number = MethodNumber.NOISE_COOP
 
     def __init__(self, problem: Problem, settings: MethodSettings) -> None:
         super().__init__(problem, settings)
-        self._std, self._draws = settings.noise_std, torch.Generator().manual_seed(settings.noise_seed)
+        self._std, self._draws = settings.noise_std, torch.Generator().manual_seed(settings.seed)
 
     def loss(self, features: Tensor, labels: Tensor) -> Tensor:
         """Cross-entropy under the context and fresh noise."""

@@ -9,6 +9,7 @@ from typing import Any
 
 from torch import Tensor
 
+from edge_qprompt.learn.engine import Engine
 from edge_qprompt.learn.problem import Problem
 from edge_qprompt.learn.settings import MethodSettings, Schedule
 from edge_qprompt.learn.straight_through import StraightThrough
@@ -29,6 +30,7 @@ class QCoOp:
 
     def __init__(self, problem: Problem, settings: MethodSettings) -> None:
         self._problem = problem
+        self.engine: Engine | None = problem.engine
         self._ctx = problem.start.clone().requires_grad_()
         self._quantizer = StraightThrough(problem.start, settings.clusters)
         self.parameters = {"ctx": self._ctx}

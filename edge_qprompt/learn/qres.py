@@ -20,7 +20,7 @@ from edge_qprompt.learn.problem import Problem
 from edge_qprompt.learn.qcoop import QCoOp
 from edge_qprompt.learn.settings import MethodSettings, Schedule
 from edge_qprompt.pack import Method as MethodNumber
-from edge_qprompt.pack import PackTensor, Role, Section, Tag
+from edge_qprompt.pack import PackTensor, Role, Section, templates_section
 from edge_qprompt.quantizer import Clustering, ClusterSettings, Quantized
 from edge_qprompt.residual import bias_section, class_means, normalised
 
@@ -37,16 +37,17 @@ class QRes:
 
     Args:
         problem: what to learn from.
-        settings: `residual_bits`; `template` of the text features.
+        settings: `residual_bits`; `templates` of the text features.
         base: a method that learns a prompt first; without it, the hand-written prompt stands below the residuals.
     """
 
     number = MethodNumber.QRES
 
     def __init__(self, problem: Problem, settings: MethodSettings, base: Method | None = None) -> None:
-        self._problem, self._base, self._template = problem, base, settings.template
+        self._problem, self._base, self._templates = problem, base, settings.templates
         self._clusters = ClusterSettings(bits=settings.residual_bits)
         self.parameters: dict[str, Tensor] = base.parameters if base else {}
+        self.engine = base.engine if base else None
         self.schedule = base.schedule if base else Schedule()
 
     def loss(self, features: Tensor, labels: Tensor) -> Tensor:
@@ -62,7 +63,7 @@ class QRes:
 
     def result(self) -> tuple[tuple[PackTensor, ...], tuple[Section, ...]]:
         """The prompt, the residuals, and how much classes with one are held back."""
-        tensors, sections = self._base.result() if self._base else ((), (Section(Tag.TEMPLATE, self._template.encode()),))
+        tensors, sections = self._base.result() if self._base else ((), (templates_section(self._templates),))
         text = self._text(tensors)
         features, labels = self._problem.features.numpy(), self._problem.labels.numpy()
         # over the hand-written prompt: a learned one has seen the photos that are left out, and would seem to need no residual

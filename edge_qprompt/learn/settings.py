@@ -121,27 +121,29 @@ class MethodSettings:
 
     Attributes:
         clusters: of the quantizing methods.
-        template: of the hand-written prompt.
+        templates: of the hand-written prompt; class features are the mean over them.
         residual_bits: b of class residuals.
         noise_std: of Noise-CoOp, in the units of the token vectors.
-        noise_seed: of its draws, of dropout's, and of what starts at random beside the context.
+        adapter_width: inner width of CLIP-Adapter's net; 0 is that of a feature.
         prompt_tokens: learned tokens a layer (maple, qmaple).
         prompt_depth: layers that have them, at most.
         prompt_bits: b of qmaple.
         lora_rank: r of clip-lora.
         lora_dropout: share of the input of its additions that is dropped.
+        seed: of the methods' own draws: noise, dropout, the first weights of a net.
     """
 
     clusters: ClusterSettings = field(default_factory=ClusterSettings)
-    template: str = DEFAULT_TEMPLATE
+    templates: tuple[str, ...] = (DEFAULT_TEMPLATE,)
     residual_bits: int = 2
     noise_std: float = 0.01
-    noise_seed: int = 1
+    adapter_width: int = 0
     prompt_tokens: int = 2
     prompt_depth: int = 9
     prompt_bits: int = 4
     lora_rank: int = 2
     lora_dropout: float = 0.25
+    seed: int = 1
 
 
 @dataclass(frozen=True)

@@ -14,8 +14,10 @@ const SECTION = 5;
 const RAW_BITS = 16;
 const MAGIC = 0x89_51_50_4b; // read big-endian
 const ESSENTIAL_BELOW = 128;
-const TAGS = { 1: "template", 2: "residualBias", 128: "classNames", 129: "namesDigest", 130: "provenance" };
-const METHODS = ["zero-shot", "coop", "qcoop", "kgcoop", "prograd", "ptq-coop", "noise-coop", "qres", "qcoop+qres"];
+const MAX_TEMPLATES = 128;
+const TAGS = { 1: "template", 2: "residualBias", 3: "templates", 128: "classNames", 129: "namesDigest", 130: "provenance" };
+const METHODS = ["zero-shot", "coop", "qcoop", "kgcoop", "prograd", "ptq-coop", "noise-coop", "qres", "qcoop+qres",
+  "cocoop", "clip-adapter", "clip-lora", "maple", "qmaple"];
 const PRECISIONS = ["fp32", "int8"];
 const UNPRINTABLE = /[\u0000-\u001f\u007f-\u009f\u2028\u2029]/;
 
@@ -24,8 +26,8 @@ export class PackError extends Error {}
 
 /** Decode an ArrayBuffer.
  *
- * Returns {size, method, precision, fingerprint, tensors, sections, classNames, template, residualBias, namesDigest,
- * provenance}; a tensor has
+ * Returns {size, method, precision, fingerprint, tensors, sections, classNames, template, templates, residualBias,
+ * namesDigest, provenance}; a tensor has
  * {role, bits, shape, codebook, indexes, values, size, payload}: codebook and indexes are null in a raw one, values is null in a
  * quantized one.
  */
@@ -141,7 +143,7 @@ function readIndexes(stream, count, bits) {
 }
 
 function readSections(reader) {
-  const found = { classNames: null, template: null, residualBias: null, namesDigest: null, provenance: null };
+  const found = { classNames: null, template: null, templates: null, residualBias: null, namesDigest: null, provenance: null };
   const sections = [];
   while (reader.at < reader.end) {
     check(sections.length < MAX_SECTIONS, `more than ${MAX_SECTIONS} sections`);
@@ -170,9 +172,20 @@ function readKnown(name, data) {
   }
   const text = decodeText(data);
   if (name === "classNames") return readNames(text);
+  if (name === "templates") return readTemplates(text);
   check(!UNPRINTABLE.test(text), `section ${name} holds a control character`);
   check(name !== "template" || text.split("{}").length === 2, "the template must hold {} once");
   return text;
+}
+
+function readTemplates(text) {
+  const templates = text.split("\n", MAX_TEMPLATES + 1);
+  check(templates.length >= 2 && templates.length <= MAX_TEMPLATES, `there are not 2 to ${MAX_TEMPLATES} templates`);
+  for (const template of templates) {
+    check(!UNPRINTABLE.test(template), "a template holds a control character");
+    check(template.split("{}").length === 2, "a template must hold {} once");
+  }
+  return templates;
 }
 
 function decodeText(data) {

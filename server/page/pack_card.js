@@ -7,7 +7,22 @@ import { scalarsOf } from "./pack.js";
 
 const FLOAT16 = 2; // bytes a weight as CoOp stores it
 const FRAME = 28; // head and checksum
-const ROLES = { 1: { what: "prompt", row: "token" }, 2: { what: "class residuals", row: "class" } };
+const UNIT = "inner unit";
+const LAYER = "layer";
+const ROLES = {
+  1: { what: "prompt", row: "token" },
+  2: { what: "class residuals", row: "class" },
+  3: { what: "net from a photo to its prompt, first layer", row: UNIT },
+  4: { what: "net from a photo to its prompt, second layer", row: "output" },
+  5: { what: "net on a photo\u2019s feature, first layer", row: UNIT },
+  6: { what: "net on a photo\u2019s feature, second layer", row: "output" },
+  7: { what: "prompt inside the text encoder", row: LAYER },
+  8: { what: "prompt inside the image encoder", row: LAYER },
+  9: { what: "text encoder\u2019s change, first factor", row: LAYER },
+  10: { what: "text encoder\u2019s change, second factor", row: LAYER },
+  11: { what: "image encoder\u2019s change, first factor", row: LAYER },
+  12: { what: "image encoder\u2019s change, second factor", row: LAYER },
+};
 const NAMES = 128; // tag
 const NAMED = 16; // largest codebook whose values are all written out
 
@@ -15,6 +30,7 @@ const NAMED = 16; // largest codebook whose values are all written out
 export function packCard(pack, shown) {
   const prompts = pack.tensors.map((tensor, i) => tensorPart(tensor, i));
   return section("What is in the pack",
+    pack.templates && el("p", {}, `The mean of ${pack.templates.length} prompts written by hand: `, el("q", {}, nameOf(pack.templates.join("; ")))),
     pack.template !== null && el("p", {}, pack.tensors.length ? "Below it, a prompt written by hand: " : "A prompt written by hand, nothing learned: ", el("q", {}, nameOf(pack.template))),
     ...prompts,
     el("h3", {}, "Where the bytes go"),

@@ -100,9 +100,12 @@ async def classify(
                 tasks = await state.residents.tasks(targets, added)
             versions = {target.task: target.version for target in targets}
             images = []
-            for photo, feature in zip(photos, features, strict=True):
-                ranked = tasks.rank(feature.result(), top).items()
-                answer = {name: {"version": versions[name], "labels": [p._asdict() for p in found]} for name, found in ranked}
+            for (photo, name), feature in zip(named, features, strict=True):
+                own = {encoder: await state.encoder.encode_with(encoder, photo.data, name) for encoder in tasks.encoders}
+                ranked = await state.residents.rank(tasks, feature.result(), top, own)
+                answer = {
+                    task: {"version": versions[task], "labels": [p._asdict() for p in found]} for task, found in ranked.items()
+                }
                 more = {"embedding": feature.result().tolist()} if embeddings else {}
                 images.append({"name": photo.name, "tasks": answer} | more)
     return {"backbone": state.backbone.manifest.name, "precision": state.backbone.precision, "images": images}
