@@ -53,6 +53,9 @@ The exported encoders are compared with the source model on photos, and nothing 
 they agree: cosine at least 0.9999 and the same label for every photo. The int8 image encoder, a
 quarter of the size, is written if it reaches 0.99 and 98%; layers that lose too much stay in
 float. Give photos like those that you will classify: they also calibrate int8.
+
+For a vision transformer like CLIP's own, encoders that take learned tokens and changed weights are
+written too: packs of MaPLe and CLIP-LoRA need them.
 """
 
 
@@ -143,7 +146,7 @@ def _silent(line: str) -> None:
 def _summary(manifest: Manifest, target: Path, *, by_name: bool) -> str:
     lines = [f"{manifest.name} is in {target}: {manifest.embed_dim} dimensions, fingerprint {manifest.fingerprint[:16]}"]
     for name, record in manifest.files.items():
-        lines.append(f"  {name:18} {record.bytes / MEGABYTE:8.1f} MB")
+        lines.append(f"  {name:21} {record.bytes / MEGABYTE:8.1f} MB")
     for precision, measured in manifest.precisions.items():
         lines.append(
             f"  {precision}: smallest cosine {measured.cosine:.6f}, same label for {measured.top1_agreement:.1%} "

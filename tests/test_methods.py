@@ -170,7 +170,9 @@ def test_first_steps_of_nets_are_those_of_the_paper(case: Case, name: str, refer
 def test_sizes_are_those_that_the_paper_counts(name: str, tokens: int, kilobytes: float) -> None:
     """At ViT-B/16's 512 dimensions, Quantized Prompt's table 1 (which has CoCoOp at 70.8 and the adapter at 1051)."""
     rows = torch.zeros(tokens, 512), torch.zeros(5, 1, 512), torch.zeros(2, 512)
-    problem = Problem(rows[0], SCALE, rows[1], torch.zeros(5, dtype=torch.int64), rows[2], lambda: None)
+    problem = Problem(
+        rows[0], SCALE, rows[1], torch.zeros(5, dtype=torch.int64), rows[2], lambda: None, Towers(Backbone.open("nano"), NAMES)
+    )
     tensors, _ = METHODS[name](problem, MethodSettings()).result()
     assert sum(tensor.paper_bits for tensor in tensors) / 8000 == pytest.approx(kilobytes, abs=0.05)
 

@@ -21,7 +21,7 @@ from edge_qprompt.learn.problem import Problem
 from edge_qprompt.learn.settings import MethodSettings, Schedule
 from edge_qprompt.manifest import TextConfig, VisionConfig
 from edge_qprompt.pack import Method as MethodNumber
-from edge_qprompt.pack import PackTensor, Role, Section, Tag
+from edge_qprompt.pack import PackTensor, Role, Section, templates_section
 
 ALPHA = 1.0
 BATCH = 32
@@ -34,7 +34,7 @@ class CLIPLoRA:
 
     Args:
         problem: what to learn from.
-        settings: the first of `templates`, `lora_rank`, `lora_dropout`, `seed`.
+        settings: `templates`, `lora_rank`, `lora_dropout`, `seed`.
 
     Raises:
         BackboneError: the backbone's image tower takes no additions.
@@ -46,8 +46,8 @@ class CLIPLoRA:
     engine = None
 
     def __init__(self, problem: Problem, settings: MethodSettings) -> None:
-        self._problem, self._towers, self._template = problem, problem.towers, settings.templates[0]
-        self._prompts = self._towers.written(self._template)
+        self._problem, self._towers, self._templates = problem, problem.towers, settings.templates
+        self._prompts = [self._towers.written(template) for template in settings.templates]
         self._scale, self._dropout = ALPHA / math.sqrt(settings.lora_rank), settings.lora_dropout
         self._draws = torch.Generator().manual_seed(settings.seed)
         self.parameters: dict[str, Tensor] = {}
@@ -61,7 +61,9 @@ class CLIPLoRA:
 
     def loss(self, features: Tensor, labels: Tensor) -> Tensor:
         """Cross-entropy of views (B, 3, S, S) uint8."""
-        classes = self._towers.text(self._prompts.ctx, self._prompts.suffixes, low=self._additions("text"))  # (C, D)
+        low = self._additions("text")
+        found = [self._towers.text(prompts.ctx, prompts.suffixes, low=low) for prompts in self._prompts]  # (C, D) a template
+        classes = F.normalize(torch.stack(found).mean(dim=0), dim=-1)  # (C, D)
         photos = self._towers.vision(self._towers.normalised(features), low=self._additions("image"))  # (B, D)
         return F.cross_entropy(self._problem.scaled(photos, classes), labels)
 
@@ -69,12 +71,12 @@ class CLIPLoRA:
         """Nothing to do."""
 
     def result(self) -> tuple[tuple[PackTensor, ...], tuple[Section, ...]]:
-        """The additions as float16, and the template."""
+        """The additions as float16, and the templates."""
         tensors = []
         for side, (role_in, role_out) in SIDES.items():
             down, up = (self.parameters[f"{side} {end}"].detach() for end in ("in", "out"))
             tensors += [PackTensor.raw(role_in, down.numpy()), PackTensor.raw(role_out, (self._scale * up).numpy())]
-        return tuple(tensors), (Section(Tag.TEMPLATE, self._template.encode()),)
+        return tuple(tensors), (templates_section(self._templates),)
 
     def state(self) -> dict[str, Tensor]:
         """Where the dropout is."""

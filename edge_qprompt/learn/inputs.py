@@ -26,7 +26,7 @@ class Inputs:
     Attributes:
         values: (N, V, D) float32, or (N, V, 3, S, S) uint8 for methods that take pixels.
         threads: of torch.
-        engine: its name, and a note about it.
+        engine: its name, and a note about it; empty where there is none.
     """
 
     values: Tensor

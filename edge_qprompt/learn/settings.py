@@ -129,13 +129,13 @@ class MethodSettings:
         residual_bits: b of class residuals.
         noise_std: of Noise-CoOp, in the units of the token vectors.
         adapter_width: inner width of CLIP-Adapter's net; 0 is that of a feature.
-        seed: of the methods' own draws: noise, dropout, the first weights of a net and of deeper prompts.
         fade: share of QCoOp's steps over which the quantizer is faded in; 0 quantizes from the first step, as the paper does.
         prompt_tokens: learned tokens a layer (maple, qmaple).
         prompt_depth: layers that have them, at most.
         prompt_bits: b of qmaple.
         lora_rank: r of clip-lora.
         lora_dropout: share of the input of its additions that is dropped.
+        seed: of the methods' own draws: noise, dropout, the first weights of a net.
     """
 
     clusters: ClusterSettings = field(default_factory=ClusterSettings)
@@ -143,13 +143,13 @@ class MethodSettings:
     residual_bits: int = 2
     noise_std: float = 0.01
     adapter_width: int = 0
-    seed: int = 1
     fade: float = 0.5
     prompt_tokens: int = 2
     prompt_depth: int = 9
     prompt_bits: int = 4
     lora_rank: int = 2
     lora_dropout: float = 0.25
+    seed: int = 1
 
     def __post_init__(self) -> None:
         if not 0 <= self.fade <= 1:
