@@ -142,6 +142,23 @@ def test_every_variation_is_one_that_settings_know() -> None:
         Cell("x", "x", "a", "all", ("a",), 1, settings={"methd": "coop"}).adapt_settings()
 
 
+def test_what_is_finished_stays_finished() -> None:
+    """The first rows that were ever kept are still those of the cells that are made now."""
+    kept = Path(__file__).parent.parent / "benchmarks" / "results"
+    for protocol in ("base-to-new", "few-shot", "ablation"):
+        row = json.loads((kept / f"{protocol}.jsonl").read_text().splitlines()[0])
+        cells = PROTOCOLS[protocol]([row["data"]], (row["settings"]["method"],), (row["seed"],), {})
+        again = [dataclasses.replace(cell, content=row["content"]) for cell in cells if cell.variant == row["variant"]]
+        assert any(cell in Lines(kept / f"{protocol}.jsonl") for cell in again)
+
+
+def test_few_shot_gives_coops_epochs_to_prompts_alone() -> None:
+    cells = PROTOCOLS["few-shot"](["a"], ("coop", "cocoop"), (1,), {})
+    assert [cell.adapt_settings().loop.epochs for cell in cells] == [50, 100, 100, 200, 200, *[None] * 5]
+    said = PROTOCOLS["few-shot"](["a"], ("cocoop",), (1,), {"epochs": 3})
+    assert {cell.adapt_settings().loop.epochs for cell in said} == {3}
+
+
 def test_the_command_and_the_library_know_the_same_protocols() -> None:
     assert tuple(PROTOCOLS) == COMMAND_PROTOCOLS
     assert report.COLUMNS.keys() == PROTOCOLS.keys()

@@ -1,7 +1,7 @@
 """Which cells a protocol consists of, after Quantized Prompt (arXiv 2407.10704) and CoOp (arXiv 2109.01134).
 
-Epochs, shots, tokens and start are theirs. A step is over all photos, as everywhere here, unless `batch` says otherwise;
-theirs is 32.
+Epochs, shots, tokens and start are theirs; methods of other papers keep their own schedule. With a prompt a step is over all
+photos, as everywhere here, unless `batch` says otherwise; theirs is 32.
 
 base-to-new    learn on the first half of the classes, measure both halves with the same prompt, and all classes together
 few-shot       learn on all classes from 1, 2, 4, 8 and 16 photos each
@@ -24,6 +24,7 @@ from edge_qprompt.errors import DataError
 
 SHOTS = {1: 50, 2: 100, 4: 100, 8: 200, 16: 200}  # CoOp's epochs
 FEW_SHOT_CTX = 16
+OWN_EPOCHS = frozenset({"cocoop", "clip-adapter", "clip-lora", "maple", "qmaple"})  # a schedule that is no prompt's
 
 Settings = Mapping[str, Any]
 Make = Callable[[Sequence[str], Sequence[str], Sequence[int], Settings], list[Cell]]
@@ -81,7 +82,13 @@ def few_shot(data: Sequence[str], methods: Sequence[str], seeds: Sequence[int], 
             "all",
             (folder,),
             seed,
-            settings={"epochs": epochs, "n_ctx": FEW_SHOT_CTX, **settings, "method": method, "shots": shots},
+            settings={
+                **({} if method in OWN_EPOCHS else {"epochs": epochs}),
+                "n_ctx": FEW_SHOT_CTX,
+                **settings,
+                "method": method,
+                "shots": shots,
+            },
         )
         for folder in data
         for method in methods
