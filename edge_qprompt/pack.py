@@ -70,6 +70,7 @@ class Method(IntEnum):
     CLIP_LORA = 11
     MAPLE = 12
     QMAPLE = 13
+    LEARNED_QRES = 14
 
     @property
     def label(self) -> str:

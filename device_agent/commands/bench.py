@@ -97,12 +97,14 @@ def _cells(protocol: str, data: tuple[Path, ...], options: dict[str, Any]) -> li
 
     from edge_qprompt.bench.cell import content_of
     from edge_qprompt.bench.protocols import MAIN, PROTOCOLS
-    from edge_qprompt.learn.methods import METHODS
+    from edge_qprompt.learn.methods import INSIDE, METHODS
 
     names = [folder.absolute().name for folder in data]
     if twice := sorted({name for name in names if names.count(name) > 1}):
         raise DataError(f"two data sets are called {twice[0]}: rename a folder, since results are told apart by its name")
-    methods = options["methods"].split(",") if options["methods"] else list(MAIN)
+    backbone = terminal.open_backbone(options["backbone"], options["precision"], "cpu")
+    main = [name for name in MAIN if backbone.manifest.vision or name not in INSIDE]
+    methods = options["methods"].split(",") if options["methods"] else main
     if unknown := [name for name in methods if name not in METHODS]:
         raise click.BadParameter(f"there is no method {unknown[0]!r}, there are {', '.join(METHODS)}", param_hint="--methods")
     if protocol == "ablation" and options["methods"]:
@@ -110,7 +112,6 @@ def _cells(protocol: str, data: tuple[Path, ...], options: dict[str, Any]) -> li
     if protocol == "few-shot" and options["shots"]:
         raise click.UsageError("few-shot has its own numbers of shots: leave --shots out")
     settings = {name: options[name] for name in ("epochs", "shots", "batch") if options[name] is not None}
-    backbone = terminal.open_backbone(options["backbone"], options["precision"], "cpu")
     cells = PROTOCOLS[protocol]([str(folder.absolute()) for folder in data], methods, options["seeds"], settings)
     content: dict[Any, str] = {}
     for cell in cells:

@@ -141,4 +141,20 @@ PROTOCOLS: dict[str, Make] = {
     "ablation": ablation,
     "epochs": epochs,
 }
-MAIN = ("zero-shot", "coop", "kgcoop", "prograd", "ptq-coop", "qcoop", "qres", "qcoop+qres")
+MAIN = (
+    "zero-shot",
+    "zero-shot-ensemble",
+    "coop",
+    "cocoop",
+    "kgcoop",
+    "prograd",
+    "clip-adapter",
+    "clip-lora",
+    "maple",
+    "qmaple",
+    "ptq-coop",
+    "qcoop",
+    "qres",
+    "learned-qres",
+    "qcoop+qres",
+)

@@ -23,6 +23,7 @@ OURS = {
     "qcoop": "qcoop:QCoOp",
     "qres": "qres:QRes",
     "qcoop+qres": "qres:QCoOpQRes",
+    "learned-qres": "learned_qres:LearnedQRes",
     "coop": "coop:CoOp",
     "kgcoop": "kgcoop:KgCoOp",
     "prograd": "prograd:ProGrad",
