@@ -225,7 +225,7 @@ def _learn(
 ) -> _Learned:
     # only now, when the encoders have gone: torch is 200 MB
     from edge_qprompt.learn.checkpoint import CheckpointFile
-    from edge_qprompt.learn.loop import Run, learn
+    from edge_qprompt.learn.loop import learn
     from edge_qprompt.learn.problem import Problem, initial_context
     from edge_qprompt.learn.threads import torch_threads
 
@@ -235,17 +235,14 @@ def _learn(
     )
     method = METHODS[settings.method](problem, settings.method_settings)
     schedule = settings.loop.over(method.schedule)
-    digest = _digest(backbone, data, settings, schedule, train)
-    file = CheckpointFile(checkpoint, digest, resume) if checkpoint else None
+    file = CheckpointFile(checkpoint, _digest(backbone, data, settings, schedule, train), resume) if checkpoint else None
 
     def tell(epoch: int, epochs: int, loss: float) -> None:
         progress("learn", epoch, epochs, f"loss {loss:.3f}")
 
-    run, engine = Run(), ("", "")
-    if method.parameters:
-        with torch_threads(method.engine.torch_threads if method.engine else 1):
-            run = learn(method, problem.features, problem.labels, settings.loop, file, tell)
-        engine = (method.engine.name, method.engine.note) if method.engine else engine
+    with torch_threads(method.engine.torch_threads if method.engine else 1):
+        run = learn(method, problem.features, problem.labels, settings.loop, file, tell)
+    engine = (method.engine.name, method.engine.note) if method.engine else ("", "")
     tensors, sections = method.result()
     return _Learned(method.number, tensors, sections, method.facts(), schedule, run, engine)
 
