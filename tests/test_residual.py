@@ -65,10 +65,11 @@ def test_names_find_their_rows_in_any_order_and_others_keep_their_text(backbone:
     mixed = Classifier(backbone, pack, ("fox", "owl", "cat"))
     np.testing.assert_allclose(mixed.class_features[0], backbone.text.from_template(["fox"])[0], atol=1e-6)
     np.testing.assert_allclose(mixed.class_features[1:], own.class_features[[2, 0]], atol=1e-6)
-    assert own.offsets.tolist() == [0, 0, 0]
-    assert mixed.offsets.tolist() == [0, -0.125, -0.125]
-    assert Classifier(backbone, pack, ("owl", "dog")).offsets.tolist() == [0, 0]
-    assert Classifier(backbone, residual_pack(backbone, draws((3, 256)), bias=None), ("fox", "owl")).offsets.tolist() == [0, 0]
+    assert own.head.offsets.tolist() == [0, 0, 0]
+    assert mixed.head.offsets.tolist() == [0, -0.125, -0.125]
+    assert Classifier(backbone, pack, ("owl", "dog")).head.offsets.tolist() == [0, 0]
+    unbiased = residual_pack(backbone, draws((3, 256)), bias=None)
+    assert Classifier(backbone, unbiased, ("fox", "owl")).head.offsets.tolist() == [0, 0]
 
 
 def test_offsets_lower_the_cosine(backbone: Backbone) -> None:
@@ -175,6 +176,6 @@ def test_photos_of_classes_without_residuals_keep_their_chance(backbone: Backbon
         return 2 * a * b / max(a + b, 1e-9)
 
     held_back = harmonic()
-    mixed.offsets = np.zeros_like(mixed.offsets)
+    mixed.head = dataclasses.replace(mixed.head, offsets=np.zeros_like(mixed.head.offsets))
     assert held_back > harmonic()
     assert Scores.of(mixed.probabilities(features), labels).n == len(labels)

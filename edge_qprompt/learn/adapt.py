@@ -208,7 +208,7 @@ def _learn(
     # only now, when the encoders have gone: torch is 200 MB
     from edge_qprompt.learn.checkpoint import CheckpointFile
     from edge_qprompt.learn.inputs import Inputs, takes_pixels
-    from edge_qprompt.learn.loop import Run, learn
+    from edge_qprompt.learn.loop import learn
     from edge_qprompt.learn.problem import Problem, initial_context
     from edge_qprompt.learn.threads import torch_threads
 
@@ -218,8 +218,7 @@ def _learn(
     )
     method = METHODS[settings.method](problem, settings.method_settings)
     schedule = settings.loop.over(method.schedule)
-    digest = _digest(backbone, data, settings, schedule, train)
-    file = CheckpointFile(checkpoint, digest, resume) if checkpoint else None
+    file = CheckpointFile(checkpoint, _digest(backbone, data, settings, schedule, train), resume) if checkpoint else None
 
     snapshots: dict[int, Result] = {}
 
@@ -228,14 +227,11 @@ def _learn(
         if settings.snapshot_epochs and epoch % settings.snapshot_epochs == 0:
             snapshots[epoch] = method.result()
 
-    run, engine = Run(), ("", "")
-    if method.parameters:
-        inputs = Inputs.of(method, problem, train.paths, _views(settings))
-        with torch_threads(inputs.threads):
-            run = learn(method, inputs.values, problem.labels, settings.loop, file, tell)
-        engine = inputs.engine
+    inputs = Inputs.of(method, problem, train.paths, _views(settings))
+    with torch_threads(inputs.threads):
+        run = learn(method, inputs.values, problem.labels, settings.loop, file, tell)
     precision = Precision.FP32 if takes_pixels(method) else Precision[backbone.precision.upper()]
-    return _Learned(method.number, precision, method.result(), snapshots, method.facts(), schedule, run, engine)
+    return _Learned(method.number, precision, method.result(), snapshots, method.facts(), schedule, run, inputs.engine)
 
 
 def _views(settings: AdaptSettings) -> Views:
