@@ -51,6 +51,11 @@ class Weights:
         self._data = 8 + int.from_bytes(self._file[:8].tobytes(), "little")
         self._header: dict[str, Any] = json.loads(self._file[8 : self._data].tobytes())
 
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Of the tensors that `tensor` knows."""
+        return tuple(name for name in self._header if name != "__metadata__" and not name.endswith(SCALE))
+
     def tensor(self, name: str) -> Array:
         """One tensor as float32; not to be written to.
 

@@ -248,3 +248,18 @@ def test_few_shot_has_a_column_for_each_number(edge_qprompt_command: Command, tm
     assert [part.strip() for part in head.split("|")][4:-1] == ["1 shots", "2 shots", "4 shots", "8 shots", "16 shots"]
     assert len(set(zero.split("|")[4:-1])) == 1
     assert float(residual.split("|")[-2]) > float(residual.split("|")[4])
+
+
+def test_curves_are_those_of_the_run(tmp_path: Path) -> None:
+    settings = {"method": "qcoop", "epochs": 20, "snapshot_epochs": 10}
+    row = Cell("epochs", "b = 1", str(DEMO), "base", (str(DEMO),), 1, settings=settings).run()
+    first, last = row["curve"]
+    assert (first["epoch"], last["epoch"]) == (10, 20)
+    assert {part: last[part] for part in row["measured"]} == row["measured"]  # the last snapshot is the result
+    assert first["histogram"] != last["histogram"] or first["std"] != last["std"]
+    assert sum(last["histogram"]) == 4 * 256
+    assert sum(count > 0 for count in last["histogram"]) == 2  # 1 bit
+    (line,) = report.lines("epochs", [row])
+    assert line.values["base at 20"][0] == pytest.approx(100 * row["measured"]["base"])
+    report.plot("epochs", [row], tmp_path / "epochs.png")
+    assert (tmp_path / "epochs.png").read_bytes().startswith(b"\x89PNG")

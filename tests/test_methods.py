@@ -238,3 +238,40 @@ def test_plug_ins_are_found_and_used(tmp_path: Path, monkeypatch: pytest.MonkeyP
     found = Methods()
     assert list(found)[-1] == "toy"
     assert found["toy"].number == 200
+
+
+def test_the_quantizer_of_qcoop_is_faded_in(case: Case) -> None:
+    method = METHODS["qcoop"](case.problem, MethodSettings(fade=0.5))
+    plain = METHODS["coop"](case.problem, MethodSettings())
+    at_once = METHODS["qcoop"](case.problem, MethodSettings(fade=0.0))
+    given = case.problem.features[:, 0], case.problem.labels
+    start, end = plain.loss(*given).item(), at_once.loss(*given).item()
+    assert start != pytest.approx(end, rel=1e-3)
+    assert method.loss(*given).item() == pytest.approx(start)
+    method.after_step(1, 8)  # the context has not moved, so nothing is clustered anew
+    quarter = method.loss(*given).item()
+    resumed = METHODS["qcoop"](case.problem, MethodSettings(fade=0.5))
+    resumed.load(method.state())
+    assert resumed.loss(*given).item() == pytest.approx(quarter)
+    assert quarter != pytest.approx(start, rel=1e-4)
+    for step in (4, 8):
+        method.after_step(step, 8)
+        assert method.loss(*given).item() == pytest.approx(end)
+
+
+def test_residuals_are_learned_as_their_formula_says(case: Case) -> None:
+    """Against the closed form at the start, and its gradient by finite differences of the unquantized formula."""
+    method = METHODS["learned-qres"](case.problem, MethodSettings(residual_bits=8))
+    photos, labels, text = case.problem.features[:, 0], case.problem.labels, case.problem.by_hand
+    residual = method.parameters["residual"]
+
+    def formula(values: Tensor) -> Tensor:
+        classes = (text + values) / (text + values).norm(dim=1, keepdim=True)
+        return -(SCALE * photos @ classes.T).log_softmax(1)[range(PHOTOS), labels].mean()
+
+    loss = method.loss(photos, labels)
+    assert loss.item() == pytest.approx(formula(residual.detach()).item(), rel=1e-2)  # 8 bits are nearly exact
+    (gradient,) = torch.autograd.grad(loss, residual)
+    step = 1e-2 * torch.randn(residual.shape, generator=torch.Generator().manual_seed(1))
+    moved = formula(residual.detach() + step) - formula(residual.detach() - step)
+    assert (2 * gradient * step).sum().item() == pytest.approx(moved.item(), rel=0.05)
