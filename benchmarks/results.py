@@ -10,6 +10,7 @@ from pathlib import Path
 
 from edge_qprompt.bench import report
 from edge_qprompt.bench.cell import Row
+from edge_qprompt.bench.protocols import ABLATIONS, MAIN
 
 HERE = Path(__file__).parent
 DOCS = HERE.parent / "docs"
@@ -17,8 +18,10 @@ PAGE = DOCS / "results.md"
 
 
 def rows_of(path: Path) -> list[Row]:
-    """All rows of a file, in its order."""
-    return [json.loads(line) for line in path.read_text().splitlines()]
+    """All rows of a file: data sets as they come, methods as `bench` names them, noise and bits as the ablations do."""
+    rows = [json.loads(line) for line in path.read_text().splitlines()]
+    sets, variants = list(dict.fromkeys(row["data"] for row in rows)), [*MAIN, *ABLATIONS]
+    return sorted(rows, key=lambda row: (sets.index(row["data"]), variants.index(row["variant"]), row["seed"]))
 
 
 def main() -> None:
@@ -34,7 +37,7 @@ def main() -> None:
         found = report.lines(protocol, rows)
         before, _, after = text.split(mark)
         text = before + "\n".join([mark, *report.markdown(found), mark]) + after
-        if name == protocol:
+        if path.parent.name != "batch-32":
             report.plot(protocol, rows, DOCS / f"{name}.png")
     PAGE.write_text(text)
 
