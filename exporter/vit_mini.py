@@ -72,9 +72,8 @@ class Phase:
 
 def tower(size: int) -> Any:
     """The image tower with random weights, for photos of `size` pixels a side."""
-    from open_clip.transformer import VisionTransformer
-
-    return VisionTransformer(size, PATCH, WIDTH, LAYERS, WIDTH // HEAD_WIDTH, 4.0, output_dim=EMBED_DIM, output_tokens=True)
+    make = import_open_clip().transformer.VisionTransformer
+    return make(size, PATCH, WIDTH, LAYERS, WIDTH // HEAD_WIDTH, 4.0, output_dim=EMBED_DIM, output_tokens=True)
 
 
 def grown(state: dict[str, Tensor], size: int) -> dict[str, Tensor]:
@@ -139,7 +138,6 @@ def train(model: Any, views: Path, phase: Phase, seed: int) -> None:
 
 def distil(views: Path, phases: list[Phase], seed: int) -> Any:
     """The trained image tower; the weights after each phase are kept in `views`."""
-    import_open_clip()
     torch.manual_seed(seed)
     state: dict[str, Tensor] | None = None
     for number, phase in enumerate(phases):

@@ -131,7 +131,7 @@ def test_first_steps_are_those_of_the_paper(case: Case, name: str) -> None:
             for each in (ours, other):
                 each.data -= LR * each.grad
                 each.grad = None
-        method.after_step(step)
+        method.after_step(step, STEPS)
     assert seen == set(method.parameters)
 
 

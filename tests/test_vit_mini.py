@@ -50,7 +50,6 @@ def test_views_of_files_that_are_no_photos_stay_empty(views: Path) -> None:
 
 
 def test_growing_keeps_what_is_learned_about_places(views: Path) -> None:
-    vit_mini.import_open_clip()
     small, large = vit_mini.tower(112), vit_mini.tower(160)
     large.load_state_dict(vit_mini.grown(small.state_dict(), 160))
     assert torch.equal(large.positional_embedding[0], small.positional_embedding[0])

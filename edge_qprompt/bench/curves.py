@@ -26,8 +26,8 @@ def plot(rows: Sequence[Row], path: Path) -> None:
 
     variants = list(dict.fromkeys(row["variant"] for row in rows))
     figure = pyplot.figure(figsize=(11, 9), layout="constrained")
-    grid = figure.add_gridspec(3, len(variants), height_ratios=(3, 3, 2))
-    half = len(variants) // 2
+    half = len(variants)
+    grid = figure.add_gridspec(3, 2 * half, height_ratios=(3, 3, 2))
     places = {"base": grid[0, :half], "new": grid[0, half:], "KL": grid[1, :half], "std": grid[1, half:]}
     titles = ("base classes, %", "new classes, %", "KL between neighbouring snapshots", "standard deviation of the tokens")
     axes = {name: figure.add_subplot(place, title=title) for (name, place), title in zip(places.items(), titles, strict=True)}
@@ -38,7 +38,7 @@ def plot(rows: Sequence[Row], path: Path) -> None:
             axes[name].plot(epochs, 100 * _mean(mine, name), label=variant if name == "base" else None)
         axes["std"].plot(epochs, _mean(mine, "std"))
         axes["KL"].semilogy(epochs[1:], _drift(mine))
-        axis = figure.add_subplot(grid[2, column])
+        axis = figure.add_subplot(grid[2, 2 * column : 2 * column + 2])
         histogram = _mean(mine, "histogram")  # (snapshots, bins)
         axis.imshow(histogram.T, origin="lower", aspect="auto", extent=(epochs[0], epochs[-1], BINS[0], BINS[-1]), cmap="magma_r")
         axis.set_title(variant, fontsize="x-small")
