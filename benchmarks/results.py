@@ -10,7 +10,7 @@ from pathlib import Path
 
 from edge_qprompt.bench import report
 from edge_qprompt.bench.cell import Row
-from edge_qprompt.bench.protocols import ABLATIONS, MAIN
+from edge_qprompt.bench.protocols import ABLATIONS, EPOCHS, MAIN
 
 HERE = Path(__file__).parent
 DOCS = HERE.parent / "docs"
@@ -20,7 +20,7 @@ PAGE = DOCS / "results.md"
 def rows_of(path: Path) -> list[Row]:
     """All rows of a file: data sets as they come, methods as `bench` names them, noise and bits as the ablations do."""
     rows = [json.loads(line) for line in path.read_text().splitlines()]
-    sets, variants = list(dict.fromkeys(row["data"] for row in rows)), [*MAIN, *ABLATIONS]
+    sets, variants = list(dict.fromkeys(row["data"] for row in rows)), [*MAIN, *ABLATIONS, *EPOCHS.values()]
     return sorted(rows, key=lambda row: (sets.index(row["data"]), variants.index(row["variant"]), row["seed"]))
 
 

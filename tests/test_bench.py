@@ -257,7 +257,7 @@ def test_curves_are_those_of_the_run(tmp_path: Path) -> None:
     assert (first["epoch"], last["epoch"]) == (10, 20)
     assert {part: last[part] for part in row["measured"]} == row["measured"]  # the last snapshot is the result
     assert first["histogram"] != last["histogram"] or first["std"] != last["std"]
-    assert sum(last["histogram"]) == 4 * 256
+    assert sum(last["histogram"]) == sum(last["indexes"]) == 4 * 256
     assert sum(count > 0 for count in last["histogram"]) == 2  # 1 bit
     (line,) = report.lines("epochs", [row])
     assert line.values["base at 20"][0] == pytest.approx(100 * row["measured"]["base"])

@@ -22,6 +22,7 @@ from edge_qprompt.learn.adapt import adapt
 from edge_qprompt.learn.settings import AdaptSettings, LoopSettings, MethodSettings
 from edge_qprompt.metrics import Scores
 from edge_qprompt.pack import Pack, Role
+from edge_qprompt.pack_layout import RAW_BITS
 from edge_qprompt.quantizer import ClusterSettings
 
 Row = dict[str, Any]
@@ -119,13 +120,14 @@ class Cell:
 
 
 def _weights(pack: Pack) -> dict[str, Any]:
-    """Mean, standard deviation and histogram of the learned tokens as they are stored; BINS are in standard deviations."""
+    """Of the learned tokens as they are stored: mean, standard deviation, histogram over BINS, and how often each index stands."""
     if (ctx := pack.tensor(Role.CTX)) is None:
         return {}
     values = ctx.values().ravel()
     mean, std = float(values.mean()), float(values.std())
     counts, _ = np.histogram(np.clip((values - mean) / std, BINS[0], BINS[-1]), BINS)
-    return {"mean": mean, "std": std, "histogram": counts.tolist()}
+    indexes = {} if ctx.bits == RAW_BITS else {"indexes": np.bincount(ctx.data, minlength=len(ctx.codebook)).tolist()}
+    return {"mean": mean, "std": std, "histogram": counts.tolist()} | indexes
 
 
 def _accuracy(backbone: Backbone, pack: Pack, data: Dataset, names: tuple[str, ...], first: int) -> float:

@@ -62,10 +62,10 @@ def _values(row: Row, name: str) -> list[Any]:
 
 
 def _drift(rows: Sequence[Row]) -> Floats:
-    """KL of each histogram from that of the snapshot before, one count added to each bin; (snapshots - 1,)."""
+    """KL of how often each index stands, or of the histogram, from the snapshot before, one count added; (snapshots - 1,)."""
     drifts = []
     for row in rows:
-        counts = np.array(_values(row, "histogram"), np.float64) + 1
+        counts = np.array(_values(row, "indexes" if "indexes" in row["curve"][0] else "histogram"), np.float64) + 1
         shares = counts / counts.sum(axis=1, keepdims=True)
         drifts.append((shares[1:] * np.log(shares[1:] / shares[:-1])).sum(axis=1))
     return np.asarray(np.mean(drifts, axis=0) + np.finfo(np.float32).tiny, np.float64)

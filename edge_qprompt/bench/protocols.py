@@ -58,7 +58,15 @@ ABLATIONS: dict[str, dict[str, Any]] = {
 }
 
 
-EPOCHS = ("no quantization", "noise 0.001", "noise 0.01", "noise 0.1", "k-means + normalisation + CAC", "b = 2", "b = 4")
+EPOCHS = {  # by the name of the ablation
+    "no quantization": "no noise",
+    "noise 0.001": "noise 0.001",
+    "noise 0.01": "noise 0.01",
+    "noise 0.1": "noise 0.1",
+    "k-means + normalisation + CAC": "b = 1",
+    "b = 2": "b = 2",
+    "b = 4": "b = 4",
+}
 SNAPSHOT_EPOCHS = 10
 
 
@@ -130,7 +138,7 @@ def ablation(data: Sequence[str], _: Sequence[str], seeds: Sequence[int], settin
 def epochs(data: Sequence[str], methods: Sequence[str], seeds: Sequence[int], settings: Settings) -> list[Cell]:
     """See the module."""
     cells = ablation(data, methods, seeds, {"snapshot_epochs": SNAPSHOT_EPOCHS, **settings})
-    return [replace(cell, protocol="epochs") for cell in cells if cell.variant in EPOCHS]
+    return [replace(cell, protocol="epochs", variant=EPOCHS[cell.variant]) for cell in cells if cell.variant in EPOCHS]
 
 
 PROTOCOLS: dict[str, Make] = {
