@@ -120,7 +120,7 @@ class Cell:
 
 
 def _weights(pack: Pack) -> dict[str, Any]:
-    """Of the learned tokens as they are stored: mean, standard deviation, histogram over BINS, and how often each index stands."""
+    """Of the learned tokens as stored: mean, standard deviation, histogram over BINS, and how often each index stands."""
     if (ctx := pack.tensor(Role.CTX)) is None:
         return {}
     values = ctx.values().ravel()
