@@ -223,6 +223,11 @@ def test_tables_have_means_and_spreads() -> None:
     assert "by classes" in table[4]
 
 
+def test_a_method_that_some_data_sets_lack_has_no_mean() -> None:
+    rows = [row("a", "coop", 1, 0.6, 0.2), row("a", "cocoop", 1, 0.6, 0.2), row("b", "coop", 1, 0.9, 0.3)]
+    assert [line.variant for line in report.lines("base-to-new", rows) if line.data == "mean"] == ["coop"]
+
+
 def test_the_mean_of_transfer_leaves_the_source_out() -> None:
     rows = [{"data": "a", "variant": "coop", "seed": 1, "measured": {"a": 0.9, "b": 0.2, "c": 0.4}, "prompt_bytes": 1.0}]
     assert report.lines("cross-dataset", rows)[0].values["mean of the others"][0] == pytest.approx(30)

@@ -78,7 +78,7 @@ COLUMNS: dict[str, Columns] = {
 
 
 def lines(protocol: str, rows: Sequence[Row]) -> list[Line]:
-    """One for each data set and variant, in the order of the rows; then the means over data sets."""
+    """One for each data set and variant, in the order of the rows; then the means over data sets, of variants that have all."""
     cells: dict[tuple[str, str], dict[str, list[float]]] = {}
     sizes: dict[tuple[str, str], float] = {}
     for row in rows:
@@ -90,9 +90,9 @@ def lines(protocol: str, rows: Sequence[Row]) -> list[Line]:
         Line(*key, sizes[key], {column: (statistics.mean(v), min(v), max(v)) for column, v in columns.items()})
         for key, columns in cells.items()
     ]
-    if len({line.data for line in found}) > 1:
-        found += [_mean([line for line in found if line.variant == v]) for v in dict.fromkeys(line.variant for line in found)]
-    return found
+    sets = {line.data for line in found}
+    by_variant = [[line for line in found if line.variant == v] for v in dict.fromkeys(line.variant for line in found)]
+    return found + [_mean(group) for group in by_variant if len(sets) > 1 and len(group) == len(sets)]
 
 
 def _mean(of: Sequence[Line]) -> Line:
