@@ -52,7 +52,7 @@ class Inputs:
             return cls(problem.features, engine.torch_threads if engine else 1, named)
         pixels = torch.from_numpy(read_views(photos, problem.towers.backbone.manifest.preprocess, views))
         threads = torch.get_num_threads()  # a step through the image tower is worth all of them
-        return cls(pixels, threads, ("autograd", f"{threads} threads"))
+        return cls(pixels, threads, ("autograd", f"{threads} thread{'s' * (threads > 1)}"))
 
 
 def takes_pixels(method: Method) -> bool:
