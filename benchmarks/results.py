@@ -20,7 +20,8 @@ PAGE = DOCS / "results.md"
 def rows_of(path: Path) -> list[Row]:
     """All rows of a file: data sets as they come, methods as `bench` names them, noise and bits as the ablations do."""
     rows = [json.loads(line) for line in path.read_text().splitlines()]
-    sets, variants = list(dict.fromkeys(row["data"] for row in rows)), [*MAIN, *ABLATIONS, *EPOCHS.values()]
+    sets = list(dict.fromkeys(row["data"] for row in rows))
+    variants = list(EPOCHS.values()) if path.stem == "epochs" else [*MAIN, *ABLATIONS]
     return sorted(rows, key=lambda row: (sets.index(row["data"]), variants.index(row["variant"]), row["seed"]))
 
 
