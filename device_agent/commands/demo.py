@@ -37,7 +37,7 @@ def command(out: Path | None) -> None:
     click.echo(f"Ten kinds of clothes, 16 photos each to learn from, 50 each to test on. Working in {folder}\n")
     step = partial(_step, folder)
     step("Before: the hand-written prompt, nothing learned", "adapt photos --out before.qpk --method zero-shot")
-    step("Learn a 1-bit prompt on this machine's CPU", "adapt photos --out fashion.qpk --epochs 100")
+    step("Learn a 1-bit prompt on this machine's CPU", "adapt photos --out fashion.qpk")
     step("After: the pack on the test photos", "evaluate fashion.qpk photos")
     step("What is in the pack", "inspect fashion.qpk")
     step("Label three photos with it", f"classify fashion.qpk {' '.join(NEW_PHOTOS)}")
