@@ -161,15 +161,8 @@ def _low_rank(pack: Pack, role_in: Role, role_out: Role, tower: TextConfig | Vis
         return None
     shapes = [tensor.shape if tensor else () for tensor in (inner, outer)]
     rank = shapes[1][-1] if shapes[1] else 0
-    if (
-        inner is None
-        or outer is None
-        or shapes
-        != [
-            (tower.layers, QKV, rank, tower.width),
-            (tower.layers, QKV, tower.width, rank),
-        ]
-    ):
+    fitting = [(tower.layers, QKV, rank, tower.width), (tower.layers, QKV, tower.width, rank)]
+    if inner is None or outer is None or shapes != fitting:
         wanted = f"({tower.layers}, {QKV}, r, {tower.width}) and ({tower.layers}, {QKV}, {tower.width}, r)"
         raise PackError(f"the pack's changes of weights have shapes {shapes[0]} and {shapes[1]}, wanted {wanted}: learn again")
     return LowRank(inner.values(), outer.values())

@@ -109,7 +109,7 @@ def loss_of(model: Any, pixels: Tensor, places: Tensor) -> tuple[Tensor, Tensor]
 def train(model: Any, views: Path, phase: Phase, seed: int) -> None:
     """Train in place."""
     features = np.load(views / FEATURES, mmap_mode="r")
-    filled = int(np.count_nonzero(features[:, 0, 0, 0]))  # rows at the end are empty where files could not be read
+    filled = int(features[:, 0, 0].any(axis=1).sum())  # rows at the end are empty where files could not be read
     pixels = np.load(views / PIXELS, mmap_mode="r")[:filled]
     matrices = [p for p in model.parameters() if p.ndim > 1]
     others = [p for p in model.parameters() if p.ndim <= 1]

@@ -49,12 +49,19 @@ def test_views_of_files_that_are_no_photos_stay_empty(views: Path) -> None:
     assert pixels[:16].any(axis=(1, 2, 3)).all()
 
 
-def test_growing_keeps_what_is_learned_about_places(views: Path) -> None:
+def test_growing_keeps_what_is_learned_about_places() -> None:
+    """A value that rises down the rows, and one that rises along the columns, still do, over the same range."""
     small, large = vit_mini.tower(112), vit_mini.tower(160)
-    large.load_state_dict(vit_mini.grown(small.state_dict(), 160))
-    assert torch.equal(large.positional_embedding[0], small.positional_embedding[0])
-    means = [tower.positional_embedding[1:].mean(0) for tower in (small, large)]
-    torch.testing.assert_close(*means, atol=0.02, rtol=0)
+    state = small.state_dict()
+    state["positional_embedding"][1:, 0] = torch.arange(7.0).repeat_interleave(7)
+    state["positional_embedding"][1:, 1] = torch.arange(7.0).repeat(7)
+    large.load_state_dict(vit_mini.grown(state, 160))
+    assert torch.equal(large.positional_embedding[0], state["positional_embedding"][0])
+    down, along = large.positional_embedding[1:, :2].detach().reshape(10, 10, 2).unbind(2)
+    torch.testing.assert_close(down, along.T)
+    assert (down.std(dim=1) < 1e-5).all()
+    assert (down[:, 0].diff() > 0).all()
+    assert down[[0, -1], 0].tolist() == pytest.approx([0, 6], abs=0.3)
 
 
 def test_a_tower_that_has_learned_becomes_a_backbone_that_takes_prompts(views: Path, tmp_path: Path) -> None:

@@ -24,7 +24,6 @@ def plot(rows: Sequence[Row], path: Path) -> None:
     matplotlib.use("Agg")
     from matplotlib import pyplot
 
-    matplotlib.rcParams["text.parse_math"] = True  # powers of ten
     variants = list(dict.fromkeys(row["variant"] for row in rows))
     figure = pyplot.figure(figsize=(11, 9), layout="constrained")
     half = len(variants)

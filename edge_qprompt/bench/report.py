@@ -144,11 +144,14 @@ def plot(protocol: str, rows: Sequence[Row], path: Path) -> None:
     import matplotlib
 
     matplotlib.use("Agg")
+    with matplotlib.rc_context({"text.parse_math": False}):  # names of folders may hold dollars
+        _plot_means(protocol, lines(protocol, rows), path)
+
+
+def _plot_means(protocol: str, found: Sequence[Line], path: Path) -> None:
     from matplotlib import pyplot
 
-    found = lines(protocol, rows)
     shown = [line for line in found if line.data == MEAN] or found
-    matplotlib.rcParams["text.parse_math"] = False  # names of folders may hold dollars
     figure, axes = pyplot.subplots(figsize=(9.5, 5), layout="constrained")
     if protocol in ("base-to-new", "ablation"):
         for i, line in enumerate(shown):
