@@ -197,7 +197,7 @@ class Manifest:
         try:
             if len(data) > MAX_MANIFEST_BYTES:
                 raise ValueError(f"larger than {MAX_MANIFEST_BYTES} bytes")
-            return typing.cast(Manifest, _build(cls, json.loads(data)))
+            return typing.cast(Manifest, build(cls, json.loads(data)))
         except (ValueError, TypeError, KeyError, RecursionError) as error:
             raise BackboneError(f"{path} is damaged ({error}): export the backbone again") from error
 
@@ -206,21 +206,21 @@ class Manifest:
         return json.dumps(dataclasses.asdict(self), indent=1) + "\n"
 
 
-def _build(kind: Any, value: Any) -> Any:
+def build(kind: Any, value: Any) -> Any:
     """A dataclass, dict, tuple or scalar of type `kind` from plain JSON; TypeError where it does not fit."""
     if dataclasses.is_dataclass(kind):
         if not isinstance(value, dict):
             raise TypeError(f"wanted an object, got {type(value).__name__}")
         hints = typing.get_type_hints(kind)
-        known = {name: _build(hints[name], item) for name, item in value.items() if name in hints}
+        known = {name: build(hints[name], item) for name, item in value.items() if name in hints}
         return typing.cast(Any, kind)(**known)
     origin, parts = typing.get_origin(kind), typing.get_args(kind)
     if origin is types.UnionType:  # X | None
-        return None if value is None else _build(parts[0], value)
+        return None if value is None else build(parts[0], value)
     if origin is dict and isinstance(value, dict):
-        return {str(key): _build(parts[1], item) for key, item in value.items()}
+        return {str(key): build(parts[1], item) for key, item in value.items()}
     if origin is tuple and isinstance(value, list):
-        return tuple(_build(parts[0], item) for item in value)
+        return tuple(build(parts[0], item) for item in value)
     if kind is float and isinstance(value, int) and not isinstance(value, bool):
         return float(value)
     if origin is not None or not isinstance(value, kind) or isinstance(value, bool):
