@@ -52,6 +52,7 @@ class Product:
         inputs: of its activations, one, or two for a product of two; None stays in float.
         weight_error: of the quantized weights, squared, relative to their own square; 0 without weights.
         input_error: the same of its activations over the calibration photos, the larger one of two.
+        output: of what it gives, for convolutions that compute in integers; None for all else.
     """
 
     node: str
@@ -59,6 +60,7 @@ class Product:
     inputs: tuple[Range | None, ...]
     weight_error: float
     input_error: float
+    output: Range | None = None
 
 
 @dataclass(frozen=True)
@@ -92,7 +94,7 @@ class Quantization:
 
 
 def quantized_weight(weight: Array, bits: int) -> tuple[NDArray[np.int8], Array]:
-    """Integers and scales of weights.
+    """Integers and scales of weights; nothing is clipped.
 
     Args:
         weight: (O, ...) float32, output channels first.
@@ -101,8 +103,7 @@ def quantized_weight(weight: Array, bits: int) -> tuple[NDArray[np.int8], Array]
     Returns:
         (O, ...) int8 within 2^(bits - 1) - 1 of zero, and (O,) float32.
     """
-    levels = (1 << bits - 1) - 1
+    levels = np.float32((1 << bits - 1) - 1)
     flat = weight.reshape(len(weight), -1)
-    scale = np.maximum(np.abs(flat).max(axis=1), np.finfo(np.float32).tiny * levels) / np.float32(levels)  # (O,)
-    integers = np.clip(np.round(flat / scale[:, None]), -levels, levels).astype(np.int8)
-    return integers.reshape(weight.shape), scale
+    scale = np.maximum(np.abs(flat).max(axis=1), np.finfo(np.float32).tiny * levels) / levels  # (O,)
+    return np.round(flat / scale[:, None]).astype(np.int8).reshape(weight.shape), scale

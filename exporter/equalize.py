@@ -12,7 +12,8 @@ Symbols: B photos, S pixels a side, W width.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import onnx
@@ -22,9 +23,9 @@ from onnx import helper, numpy_helper
 
 ALPHA = 0.5  # of the range of activations goes to the weights; the paper's setting
 SMALLEST = 1e-5  # of a channel's range: dead channels
-PHOTOS_A_RUN = 4  # bounds the memory of the captured activations
 
 Array = NDArray[np.float32]
+Feeds = Mapping[str, NDArray[Any]]
 
 
 def initializers(model: onnx.ModelProto) -> dict[str, onnx.TensorProto]:
@@ -52,16 +53,16 @@ def gemms_as_matmuls(model: onnx.ModelProto) -> None:
             nodes.append(product)
     del model.graph.node[:]
     model.graph.node.extend(nodes)
-    _drop_unread(model)
+    drop_unread(model.graph)
 
 
-def smooth(model: onnx.ModelProto, nodes: Collection[str], pixels: Array) -> int:
+def smooth(model: onnx.ModelProto, nodes: Collection[str], batches: Sequence[Feeds]) -> int:
     """Move the range of LayerNorm outputs into the matrices that read them, in place.
 
     Args:
         model: changed.
         nodes: names of MatMul nodes that will be quantized; a LayerNorm is smoothed if only these read it.
-        pixels: (B, 3, S, S) calibration photos.
+        batches: inputs of the graph: calibration photos, some each.
 
     Returns:
         The number of LayerNorms that were smoothed.
@@ -77,13 +78,13 @@ def smooth(model: onnx.ModelProto, nodes: Collection[str], pixels: Array) -> int
     if not norms:
         return 0
     largest: dict[str, Array] = {}
-    for captured in capture(model, list(norms), pixels):
+    for captured in capture(model, list(norms), batches):
         for name, values in captured.items():
             now = np.abs(values).reshape(-1, values.shape[-1]).max(axis=0)  # (W,)
             largest[name] = np.maximum(largest.get(name, now), now)
     for name, (norm, matrices) in norms.items():
         _move_range(model, norm, matrices, largest[name])
-    _drop_unread(model)
+    drop_unread(model.graph)
     return len(norms)
 
 
@@ -114,16 +115,16 @@ def _move_range(model: onnx.ModelProto, norm: onnx.NodeProto, matrices: list[onn
         _replace(model, node, 1, weight * s[:, None])
 
 
-def channel_means(model: onnx.ModelProto, nodes: Collection[str], pixels: Array) -> dict[str, Array]:
-    """Mean of every input channel of Conv nodes over photos and positions, by node name."""
+def channel_means(model: onnx.ModelProto, nodes: Collection[str], batches: Sequence[Feeds]) -> dict[str, Array]:
+    """Mean of every input channel of Conv nodes over photos and positions, by node name; batches are of one size."""
     convs = {node.name: node.input[0] for node in model.graph.node if node.name in nodes and node.op_type == "Conv"}
     if not convs:
         return {}
     sums: dict[str, Array] = {}
-    for captured in capture(model, sorted(set(convs.values())), pixels):
+    for captured in capture(model, sorted(set(convs.values())), batches):
         for name, values in captured.items():
-            sums[name] = sums.get(name, np.float32(0)) + values.mean(axis=(2, 3)).sum(axis=0)
-    return {node: sums[name] / np.float32(len(pixels)) for node, name in convs.items()}
+            sums[name] = sums.get(name, np.float32(0)) + values.mean(axis=(0, 2, 3)) / np.float32(len(batches))
+    return {node: sums[name] for node, name in convs.items()}
 
 
 def correct_biases(model: onnx.ModelProto, nodes: Collection[str], means: Mapping[str, Array], levels: int) -> None:
@@ -146,20 +147,20 @@ def correct_biases(model: onnx.ModelProto, nodes: Collection[str], means: Mappin
         mean = means[node.name].reshape(groups, error.shape[1]).repeat(len(error) // groups, axis=0)  # (out, in / groups)
         bias = numpy_helper.to_array(constants[node.input[2]])
         _replace(model, node, 2, bias - (error * mean).sum(axis=1))
-    _drop_unread(model)
+    drop_unread(model.graph)
 
 
-def capture(model: onnx.ModelProto, names: list[str], pixels: Array) -> Iterator[dict[str, Array]]:
-    """Values of inner tensors, PHOTOS_A_RUN photos at a time."""
+def capture(model: onnx.ModelProto, names: Sequence[str], batches: Iterable[Feeds]) -> Iterator[dict[str, Array]]:
+    """Values of inner tensors, a batch at a time."""
     probe = onnx.ModelProto()
     probe.CopyFrom(model)
-    probe.graph.output.extend(helper.make_empty_tensor_value_info(name) for name in names)
+    known = {output.name for output in probe.graph.output}
+    probe.graph.output.extend(helper.make_empty_tensor_value_info(name) for name in names if name not in known)
     options = ort.SessionOptions()
     options.log_severity_level = 3
     session = ort.InferenceSession(probe.SerializeToString(), options, providers=["CPUExecutionProvider"])
-    for i in range(0, len(pixels), PHOTOS_A_RUN):
-        values = session.run(names, {"pixels": pixels[i : i + PHOTOS_A_RUN]})
-        yield dict(zip(names, values, strict=True))
+    for batch in batches:
+        yield dict(zip(names, session.run(list(names), dict(batch)), strict=True))
 
 
 def _replace(model: onnx.ModelProto, node: onnx.NodeProto, position: int, values: Array) -> None:
@@ -169,8 +170,9 @@ def _replace(model: onnx.ModelProto, node: onnx.NodeProto, position: int, values
     node.input[position] = name
 
 
-def _drop_unread(model: onnx.ModelProto) -> None:
-    read = {name for node in model.graph.node for name in node.input}
-    kept = [tensor for tensor in model.graph.initializer if tensor.name in read]
-    del model.graph.initializer[:]
-    model.graph.initializer.extend(kept)
+def drop_unread(graph: onnx.GraphProto) -> None:
+    """Remove constants that no node reads, in place."""
+    read = {name for node in graph.node for name in node.input}
+    kept = [tensor for tensor in graph.initializer if tensor.name in read]
+    del graph.initializer[:]
+    graph.initializer.extend(kept)

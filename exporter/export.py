@@ -12,7 +12,8 @@ from exporter import gates
 from exporter.folder import fingerprint, new_folder, write_manifest, write_prompted, write_text
 from exporter.gates import Sample
 from exporter.image_graph import write_image_graph
-from exporter.int8 import write_int8
+from exporter.int8 import PRECISION as INT8
+from exporter.quantize import add_precisions, tell
 from exporter.source import Source
 from exporter.tokenizer_file import write_tokenizer
 from exporter.vision import vision_config, vision_tensors
@@ -64,32 +65,23 @@ def export(
             tensors, size = vision_tensors(source.visual), source.preprocess.size
             write_prompted(work, tensors, vision, source.text, size, source.embed_dim)
             gates.check_prompted(work, vision, sample, source, names)
-        if int8:
-            precisions |= _int8(work, sample, report, warn)
         manifest = _manifest(work, source, precisions, vision)
+        if int8:
+            manifest = _with_int8(work, manifest, sample, report, warn)
         Backbone.open(work).verify()
         return manifest
 
 
-def _int8(folder: Path, sample: Sample, report: Report, warn: Report) -> dict[str, PrecisionRecord]:
-    """The record of image.int8.onnx by name, empty if there is none."""
-    report("int8 image encoder")
+def _with_int8(folder: Path, manifest: Manifest, sample: Sample, report: Report, warn: Report) -> Manifest:
+    """The manifest with an int8 image encoder, if there can be one."""
     try:
-        result = write_int8(folder, sample.pixels, lambda: gates.measure(folder, "int8", sample), gates.accepts_int8, report)
+        both, done = add_precisions(folder, manifest, [INT8], sample, (), report)
     except Exception as error:  # onnxruntime's quantizer raises what it likes, and the backbone is whole without int8
-        (folder / fmt.image_onnx("int8")).unlink(missing_ok=True)
+        (folder / fmt.image_onnx(INT8)).unlink(missing_ok=True)
         warn(f"no int8 image encoder was written, onnxruntime cannot quantize this one ({error}). The backbone works in fp32")
-        return {}
-    float_part = f"; {result.in_float} of {result.nodes} layers left in float" if result.in_float else ""
-    figures = f"{gates.describe(result.record)}{float_part}"
-    if not result.written:
-        warn(
-            f"no int8 image encoder was written, the best had: {figures} "
-            f"(wanted {gates.MIN_COSINE_INT8} and {gates.MIN_AGREEMENT_INT8:.0%}). The backbone works in fp32"
-        )
-        return {}
-    report(f"int8 image encoder: {figures}")
-    return {"int8": result.record}
+        return manifest
+    tell(INT8, done[INT8], report, warn)
+    return both
 
 
 def _manifest(folder: Path, source: Source, precisions: dict[str, PrecisionRecord], vision: VisionConfig | None) -> Manifest:

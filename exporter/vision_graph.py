@@ -14,19 +14,23 @@ from edge_qprompt.manifest import IMAGE_PROMPTED, IMAGE_WEIGHTS, VisionConfig
 from exporter.graph import Graph, block
 
 
-def write_vision_graph(folder: Path, config: VisionConfig, size: int, embed_dim: int) -> None:
+def write_vision_graph(folder: Path, config: VisionConfig, size: int, embed_dim: int, *, plain: str = "") -> None:
     """Write `folder/image.prompted.onnx` beside an existing `folder/image.safetensors`.
+
+    With `plain`, a file of that name that takes no prompts.
 
     Inputs: pixels (B, 3, S, S) float32; prompts (depth, n, U) float32, whose first row is appended to the photo's tokens,
     and whose further rows take its place before layers 1, 2, ... Output: features (B, D), unit length.
     """
     g = Graph(folder / IMAGE_WEIGHTS)
     batch = g.size("pixels", 0)
-    x = g.op("Concat", _tokens(g, config, batch), g.repeat(g.prompts_of("prompts", 0, config.width), batch), axis=1)
+    x = _tokens(g, config, batch)
+    if not plain:
+        x = g.op("Concat", x, g.repeat(g.prompts_of("prompts", 0, config.width), batch), axis=1)
     x = g.layer_norm(x, "ln_pre", config.layer_norm_eps)
     length = g.size(x, 1)  # (1,) = L + n
     for layer in range(config.layers):
-        if layer:
+        if layer and not plain:
             row = g.prompts_of("prompts", layer, config.width)
             photo = g.between(x, g.constant([0]), g.op("Sub", length, g.size(row, 1)))
             x = g.op("Concat", photo, g.repeat(row, batch), axis=1)  # (B, L + n, U)
@@ -35,8 +39,8 @@ def write_vision_graph(folder: Path, config: VisionConfig, size: int, embed_dim:
     inputs = [
         helper.make_tensor_value_info("pixels", TensorProto.FLOAT, ["B", 3, size, size]),
         helper.make_tensor_value_info("prompts", TensorProto.FLOAT, ["depth", "n", config.width]),
-    ]
-    g.save(IMAGE_PROMPTED, g.op("MatMul", pooled, g.weight("proj")), inputs, embed_dim)
+    ][: 1 if plain else 2]
+    g.save(plain or IMAGE_PROMPTED, g.op("MatMul", pooled, g.weight("proj")), inputs, embed_dim)
 
 
 def _tokens(g: Graph, config: VisionConfig, batch: str) -> str:

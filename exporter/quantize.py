@@ -1,0 +1,233 @@
+"""Encoders of a backbone in fewer bits: image.PRECISION.onnx, text.PRECISION.onnx and what was done, quantization.PRECISION.json.
+
+int8 has to pass the parity gate; w4a8 and w4a4 lose accuracy, which is measured and recorded, and which `adapt --method p4q`
+gives back (P4Q, arXiv 2409.17634). Symbols: N photos, C class names, T tokens of a prompt, W width of the text tower.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+
+from edge_qprompt import manifest as fmt
+from edge_qprompt.backbone import Backbone
+from edge_qprompt.errors import ExportError
+from edge_qprompt.files import sha256_of
+from edge_qprompt.manifest import FileRecord, Manifest, PrecisionRecord
+from edge_qprompt.prompts import TextEncoder
+from edge_qprompt.quantization import Product, Quantization, quantization_json
+from edge_qprompt.session import Session
+from exporter import gates
+from exporter.equalize import Feeds
+from exporter.gates import Sample
+from exporter.int8 import PRECISION as INT8
+from exporter.int8 import Int8Result, Way, write_int8
+from exporter.int8_graph import DynamicGraph
+from exporter.quantized_graph import Calibrated, Recipe, calibrate, folded, quantize
+from exporter.vision_graph import write_vision_graph
+
+RECIPES: Mapping[str, Recipe] = {INT8: Recipe(8, 8, 8), "w4a8": Recipe(4, 8, 8), "w4a4": Recipe(4, 4, 8)}
+CALIBRATION_PHOTOS = 32
+PHOTOS_A_RUN = 4  # bounds the memory of the captured activations
+MIN_COSINE_TEXT = 0.99  # of text.int8.onnx; without it the text tower stays in float
+TEMPLATES = ("a photo of a {}.", "a {}.", "a picture of the {}.", "a blurry photo of a {}.", "a {}, seen from above.")
+
+Report = Callable[[str], None]
+Array = NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class Static:
+    """A graph with ranges of activations that are known beforehand; a `Way` for int8."""
+
+    calibrated: Calibrated
+    recipe: Recipe
+
+    @property
+    def nodes(self) -> tuple[str, ...]:
+        """Names of the products that may be quantized."""
+        return tuple(node.name for node in self.calibrated.products)
+
+    def write(self, path: Path, nodes: Collection[str]) -> tuple[Product, ...]:
+        """Write the graph with these of `self.nodes` quantized, and say what was done to each."""
+        model, products = quantize(self.calibrated, self.recipe, set(self.nodes) - set(nodes))
+        onnx.save(model, path)
+        return products
+
+
+@dataclass(frozen=True)
+class Precision:
+    """What became of one.
+
+    Attributes:
+        record: of its image encoder, written or not.
+        written: whether the folder has it now.
+        in_float: products of the image encoder that were left in float, of `nodes`.
+        text_cosine: the smallest one of a class feature to the float tower's; None where the text tower stays in float.
+        quantization: product by product.
+    """
+
+    record: PrecisionRecord
+    written: bool
+    in_float: int
+    nodes: int
+    text_cosine: float | None
+    quantization: Quantization
+
+
+def add_precisions(
+    folder: Path, manifest: Manifest, precisions: Sequence[str], sample: Sample, names: Sequence[str], report: Report
+) -> tuple[Manifest, dict[str, Precision]]:
+    """Write encoders into a backbone folder.
+
+    Args:
+        folder: being made; holds the float encoders.
+        manifest: of the folder as it is.
+        precisions: keys of RECIPES.
+        sample: photos to calibrate and to measure on, with the features of the float encoder.
+        names: class names; the text tower is calibrated with them in TEMPLATES; none leave it in float.
+        report: takes lines of progress.
+
+    Returns:
+        The manifest with what was written, which is in the folder too, and what became of each precision.
+    """
+    batches = _batches(sample.pixels)
+    image = calibrate(_image_graph(folder, manifest), batches)
+    text, texts = _calibrated_text(folder, manifest, names) if names else (None, None)
+    done = {}
+    for precision in precisions:
+        report(f"{precision} image encoder")
+        found = _image(folder, precision, image, batches, sample, report)
+        cosine: float | None = None
+        products: tuple[Product, ...] = ()
+        if found.written and text and texts is not None:
+            report(f"{precision} text encoder")
+            cosine, products = _text(folder, manifest, precision, text, texts, names)
+        quantization = Quantization(found.products, products)
+        if found.written and (found.products or products):
+            (folder / quantization_json(precision)).write_text(quantization.to_json())
+        done[precision] = Precision(found.record, found.written, found.in_float, found.nodes, cosine, quantization)
+    records = {name: each.record for name, each in done.items() if each.written}
+    return _listed(folder, manifest, records), done
+
+
+def tell(name: str, precision: Precision, report: Report, warn: Report) -> None:
+    """Say in a line what became of a precision."""
+    float_part = f"; {precision.in_float} of {precision.nodes} layers left in float" if precision.in_float else ""
+    figures = f"{gates.describe(precision.record)}{float_part}"
+    if precision.written:
+        report(f"{name} image encoder: {figures}")
+        return
+    warn(
+        f"no {name} image encoder was written, the best had: {figures} "
+        f"(wanted {gates.MIN_COSINE_INT8} and {gates.MIN_AGREEMENT_INT8:.0%}). The backbone works in fp32"
+    )
+
+
+def sample_of(backbone: Backbone, pixels: Array, names: Sequence[str]) -> Sample:
+    """What the float encoders of a backbone say of photos (N, 3, S, S) and of class names."""
+    features = np.concatenate([backbone.encode_images(pixels[i : i + PHOTOS_A_RUN]) for i in range(0, len(pixels), PHOTOS_A_RUN)])
+    return Sample(pixels, features, backbone.text.from_template(names))
+
+
+def _batches(pixels: Array) -> list[Feeds]:
+    chosen = pixels[np.unique(np.linspace(0, len(pixels) - 1, CALIBRATION_PHOTOS).round().astype(int))]
+    return [{"pixels": chosen[i : i + PHOTOS_A_RUN]} for i in range(0, len(chosen), PHOTOS_A_RUN)]
+
+
+def _image_graph(folder: Path, manifest: Manifest) -> onnx.ModelProto:
+    """The float image graph: of a vision transformer our own, whose products have a known order."""
+    if manifest.vision is None:
+        return folded(folder / fmt.image_onnx("fp32"))
+    path = folder / "image.plain.onnx"
+    try:
+        write_vision_graph(folder, manifest.vision, manifest.preprocess.size, manifest.embed_dim, plain=path.name)
+        return folded(path)
+    finally:
+        path.unlink(missing_ok=True)
+
+
+def _image(
+    folder: Path, precision: str, calibrated: Calibrated, batches: Sequence[Feeds], sample: Sample, report: Report
+) -> Int8Result:
+    static = Static(calibrated, RECIPES[precision])
+
+    def measure() -> PrecisionRecord:
+        return gates.measure(folder, precision, sample)
+
+    if precision != INT8:
+        products = static.write(folder / fmt.image_onnx(precision), static.nodes)
+        return Int8Result(measure(), True, 0, len(products), products)
+    ways: list[Way] = [static]
+    if all(node.op_type == "MatMul" for node in calibrated.products):
+        weighted = [name for name in static.nodes if name in calibrated.weights]
+        ways.append(DynamicGraph.of(calibrated.model, weighted, batches))
+    return write_int8(folder, ways, sample.pixels, measure, gates.accepts_int8, report)
+
+
+class _Recorder(Session):
+    """Keeps what it is given."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(path, stored_low=True)
+        self.seen: list[Feeds] = []
+
+    def run(self, feeds: Feeds) -> Array:
+        """As a session does."""
+        self.seen.append(feeds)
+        return super().run(feeds)
+
+
+def _calibrated_text(folder: Path, manifest: Manifest, names: Sequence[str]) -> tuple[Calibrated, Array]:
+    """The text graph calibrated, and the class features (C, D) of the float one."""
+    backbone = Backbone(folder, manifest, "fp32")
+    recorder = _Recorder(folder / fmt.TEXT_ONNX)
+    encoder = TextEncoder(backbone.tokenizer, backbone.text_weights, recorder)
+    wanted = encoder.from_templates(names, TEMPLATES)
+    return calibrate(folded(folder / fmt.TEXT_ONNX), recorder.seen), wanted
+
+
+def _text(
+    folder: Path, manifest: Manifest, precision: str, calibrated: Calibrated, wanted: Array, names: Sequence[str]
+) -> tuple[float | None, tuple[Product, ...]]:
+    """Write text.PRECISION.onnx; the smallest cosine of its class features to the float ones, and its products."""
+    path = folder / fmt.text_onnx(precision)
+    static = Static(calibrated, RECIPES[precision])
+    products = static.write(path, static.nodes)
+    backbone = Backbone(folder, manifest, "fp32")
+    encoder = TextEncoder(backbone.tokenizer, backbone.text_weights, Session(path, stored_low=False))
+    cosine = float((encoder.from_templates(names, TEMPLATES) * wanted).sum(axis=1).min())
+    if precision == INT8 and cosine < MIN_COSINE_TEXT:
+        path.unlink()
+        return None, ()
+    return cosine, products
+
+
+def _listed(folder: Path, manifest: Manifest, records: Mapping[str, PrecisionRecord]) -> Manifest:
+    """The manifest with more precisions and files, written."""
+    made = [name(precision) for precision in records for name in (fmt.image_onnx, fmt.text_onnx, quantization_json)]
+    files = {
+        name: FileRecord((folder / name).stat().st_size, sha256_of(folder / name)) for name in made if (folder / name).exists()
+    }
+    both = replace(manifest, files={**manifest.files, **files}, precisions={**manifest.precisions, **records})
+    (folder / fmt.FILE_NAME).write_text(both.to_json())
+    return both
+
+
+def check_precisions(wanted: Sequence[str], manifest: Manifest) -> None:
+    """Whether these precisions can be added.
+
+    Raises:
+        ExportError: one of them is unknown, or there already.
+    """
+    if unknown := [name for name in wanted if name not in RECIPES]:
+        raise ExportError(f"unknown precision {unknown[0]!r}, there are {', '.join(RECIPES)}")
+    if there := [name for name in wanted if name in manifest.precisions]:
+        raise ExportError(
+            f"backbone {manifest.name} has {there[0]} already: leave it out, or quantize the one it was exported as"
+        )
