@@ -34,6 +34,11 @@ def image_onnx(precision: str) -> str:
     return f"image.{precision}.onnx"
 
 
+def text_onnx(precision: str) -> str:
+    """File name of the text encoder in a precision, of which there may be none: then TEXT_ONNX stands for it."""
+    return f"text.{precision}.onnx"
+
+
 @dataclass(frozen=True)
 class Preprocess:
     """From a photo to pixels, as open_clip does it.
@@ -149,7 +154,7 @@ class Manifest:
         embed_dim: D.
         logit_scale: factor on the cosine similarities, already exponentiated.
         files: by name, all files but the manifest.
-        precisions: by name ("fp32", "int8"), those whose encoder is in the folder.
+        precisions: by name ("fp32", "int8", "w4a8", "w4a4"), those whose encoder is in the folder.
         tools: versions of what made the folder.
         vision: the image tower, if it is one that prompts and other weights can be put into; None for all others.
     """
