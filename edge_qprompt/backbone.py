@@ -136,8 +136,10 @@ class Backbone:
             PackError: a tensor does not fit them.
         """
         changes = EncoderChanges.of(pack, self.manifest)
-        if changes is None and self._changes is None:
-            return self
+        return self if changes is None and self._changes is None else self.in_float(changes)
+
+    def in_float(self, changes: EncoderChanges | None = None) -> Backbone:
+        """The same in fp32, with or without changes of its encoders."""
         return Backbone(self.folder, self.manifest, DEFAULT_PRECISION, self.threads, self.providers, changes)
 
     @cached_property
@@ -180,18 +182,13 @@ class Backbone:
         if self._changes:
             session = self._changes.text_session(self.folder, self.text_weights, self.threads)
         else:
-            quantized = fmt.text_onnx(self.precision)
-            own = quantized in self.manifest.files
-            session = Session(self.folder / (quantized if own else fmt.TEXT_ONNX), stored_low=not own, threads=self.threads)
+            name = self.manifest.text_encoder(self.precision)
+            session = Session(self.folder / name, stored_low=name == fmt.TEXT_ONNX, threads=self.threads)
         return TextEncoder(self.tokenizer, self.text_weights, session)
 
     @cached_property
     def quantization(self) -> Quantization | None:
-        """How the precision's encoders are quantized, where the folder says it.
-
-        Raises:
-            BackboneError: the file is damaged.
-        """
+        """How the encoders are quantized, where the folder says it; BackboneError where it cannot be read."""
         name = quantization_json(self.precision)
         return Quantization.read(self.folder / name) if name in self.manifest.files else None
 

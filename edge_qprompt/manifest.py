@@ -35,7 +35,7 @@ def image_onnx(precision: str) -> str:
 
 
 def text_onnx(precision: str) -> str:
-    """File name of the text encoder in a precision, of which there may be none: then TEXT_ONNX stands for it."""
+    """File name of a text encoder that is quantized; see `Manifest.text_encoder`."""
     return f"text.{precision}.onnx"
 
 
@@ -185,6 +185,11 @@ class Manifest:
     def short_fingerprint(self) -> bytes:
         """The 8 bytes that a pack carries."""
         return bytes.fromhex(self.fingerprint[:16])
+
+    def text_encoder(self, precision: str) -> str:
+        """File name of the text encoder that goes with a precision: its own, or the float one."""
+        own = text_onnx(precision)
+        return own if own in self.files else TEXT_ONNX
 
     @classmethod
     def read(cls, folder: Path) -> Manifest:

@@ -8,14 +8,17 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
 from edge_qprompt.features import Views, read_views
 from edge_qprompt.learn.method import Method
-from edge_qprompt.learn.methods import Factory
 from edge_qprompt.learn.problem import Problem
+
+if TYPE_CHECKING:
+    from edge_qprompt.learn.methods import Factory
 
 PIXELS = "pixels"
 TEACHER = "teacher"

@@ -112,9 +112,7 @@ def _movers(method: Method, schedule: Schedule) -> dict[str, _Mover]:
     return {name: _Mover.of(parameter, own.get(name, schedule)) for name, parameter in method.parameters.items()}
 
 
-def _epoch(
-    method: Method, movers: dict[str, _Mover], batches: Iterable[tuple[Tensor, Tensor]], run: Run, steps: int
-) -> float:
+def _epoch(method: Method, movers: dict[str, _Mover], batches: Iterable[tuple[Tensor, Tensor]], run: Run, steps: int) -> float:
     """One pass; returns the mean loss."""
     total, seen = 0.0, 0
     for batch, batch_labels in batches:

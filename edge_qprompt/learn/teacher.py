@@ -12,7 +12,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from edge_qprompt.backbone import DEFAULT_PRECISION, Backbone
+from edge_qprompt.backbone import Backbone
 from edge_qprompt.classifier import zero_shot
 from edge_qprompt.features import Views, extract
 
@@ -53,9 +53,9 @@ class Teacher:
             BackboneError: the folder has no float encoder.
             PhotoError: a photo that cannot be read any more.
         """
-        full = Backbone.open(backbone.folder, DEFAULT_PRECISION, backbone.threads, ",".join(backbone.providers))
+        full = backbone.in_float()
         features = extract(full, photos, views=views, strict=True, progress=progress).values
-        full.close()  # one encoder in memory at a time
+        full.close()  # one large thing in memory at a time
         classes = zero_shot(full, names, *templates).class_features
         full.close()
         return cls(torch.from_numpy(features), torch.from_numpy(classes))

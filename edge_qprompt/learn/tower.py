@@ -142,8 +142,8 @@ class TextTower:
         qkv = self._split(block.project(block.ln_1(x), low), 3)  # 3 x (P + M, H, d)
         q, k, v = qkv
         prefix = [t[:n_prefix].transpose(0, 1) for t in qkv]  # 3 x (H, P, d)
-        causal = torch.ones(n_prefix, n_prefix, dtype=torch.bool).tril()
-        mixed = block.attend(*prefix, causal)  # (H, P, d)
+        mask = torch.ones(n_prefix, n_prefix, dtype=torch.bool).tril()
+        mixed = block.attend(prefix[0], prefix[1], prefix[2], mask)  # (H, P, d)
         parts = [mixed.transpose(0, 1)]  # (P, H, d)
         for group in groups:
             span = slice(n_prefix + group.start, n_prefix + group.end)
