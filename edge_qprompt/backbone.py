@@ -25,6 +25,7 @@ from edge_qprompt.files import backbones_folder, give_memory_back, sha256_of
 from edge_qprompt.manifest import Manifest, VisionConfig
 from edge_qprompt.pack import Pack
 from edge_qprompt.prompts import TextEncoder
+from edge_qprompt.quantization import Quantization, quantization_json
 from edge_qprompt.session import CPU, Session, cores, parse_providers, short_name
 from edge_qprompt.tokenizer import Tokenizer
 from edge_qprompt.weights import Weights
@@ -43,7 +44,7 @@ class Backbone:
     """See the module. Use `open`.
 
     Attributes:
-        precision: of the image encoder, "fp32" or "int8".
+        precision: of the encoders: "fp32", "int8", "w4a8" or "w4a4".
         note: how that precision was chosen; empty if the caller did.
     """
 
@@ -135,8 +136,10 @@ class Backbone:
             PackError: a tensor does not fit them.
         """
         changes = EncoderChanges.of(pack, self.manifest)
-        if changes is None and self._changes is None:
-            return self
+        return self if changes is None and self._changes is None else self.in_float(changes)
+
+    def in_float(self, changes: EncoderChanges | None = None) -> Backbone:
+        """The same in fp32, with or without changes of its encoders."""
         return Backbone(self.folder, self.manifest, DEFAULT_PRECISION, self.threads, self.providers, changes)
 
     @cached_property
@@ -179,8 +182,15 @@ class Backbone:
         if self._changes:
             session = self._changes.text_session(self.folder, self.text_weights, self.threads)
         else:
-            session = Session(self.folder / fmt.TEXT_ONNX, stored_low=True, threads=self.threads)
+            name = self.manifest.text_encoder(self.precision)
+            session = Session(self.folder / name, stored_low=name == fmt.TEXT_ONNX, threads=self.threads)
         return TextEncoder(self.tokenizer, self.text_weights, session)
+
+    @cached_property
+    def quantization(self) -> Quantization | None:
+        """How the encoders are quantized, where the folder says it; BackboneError where it cannot be read."""
+        name = quantization_json(self.precision)
+        return Quantization.read(self.folder / name) if name in self.manifest.files else None
 
     @property
     def feature_kind(self) -> str:

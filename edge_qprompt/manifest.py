@@ -39,6 +39,11 @@ def image_onnx(precision: str) -> str:
     return f"image.{precision}.onnx"
 
 
+def text_onnx(precision: str) -> str:
+    """File name of a text encoder that is quantized; see `Manifest.text_encoder`."""
+    return f"text.{precision}.onnx"
+
+
 @dataclass(frozen=True)
 class Preprocess:
     """From a photo to pixels, as open_clip does it.
@@ -154,7 +159,7 @@ class Manifest:
         embed_dim: D.
         logit_scale: factor on the cosine similarities, already exponentiated.
         files: by name, all files but the manifest.
-        precisions: by name ("fp32", "int8"), those whose encoder is in the folder.
+        precisions: by name ("fp32", "int8", "w4a8", "w4a4"), those whose encoder is in the folder.
         tools: versions of what made the folder.
         vision: the image tower, if it is one that prompts and other weights can be put into; None for all others.
     """
@@ -185,6 +190,11 @@ class Manifest:
     def short_fingerprint(self) -> bytes:
         """The 8 bytes that a pack carries."""
         return bytes.fromhex(self.fingerprint[:16])
+
+    def text_encoder(self, precision: str) -> str:
+        """File name of the text encoder that goes with a precision: its own, or the float one."""
+        own = text_onnx(precision)
+        return own if own in self.files else TEXT_ONNX
 
     @classmethod
     def read(cls, folder: Path) -> Manifest:

@@ -71,6 +71,10 @@ class Method(IntEnum):
     MAPLE = 12
     QMAPLE = 13
     LEARNED_QRES = 14
+    P4Q = 15
+    QP4Q = 16
+    P4Q_PROMPT = 17
+    P4Q_ADAPTER = 18
 
     @property
     def label(self) -> str:
@@ -79,10 +83,12 @@ class Method(IntEnum):
 
 
 class Precision(IntEnum):
-    """The image encoder whose features the pack was learned from."""
+    """The encoders that the pack was learned with; the quantized ones are named by bits of weights and activations."""
 
     FP32 = 0
     INT8 = 1
+    W4A8 = 2
+    W4A4 = 3
 
 
 @dataclass(frozen=True)

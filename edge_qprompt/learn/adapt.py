@@ -31,6 +31,7 @@ from edge_qprompt.prompts import name_tokens
 
 if TYPE_CHECKING:
     from edge_qprompt.learn.loop import Run
+    from edge_qprompt.learn.teacher import Teacher
 
 Progress = Callable[[str, int, int, str], None]
 Result = tuple[tuple[PackTensor, ...], tuple[Section, ...]]  # of a method
@@ -207,16 +208,20 @@ def _learn(
 ) -> _Learned:
     # only now, when the encoders have gone: torch is 200 MB
     from edge_qprompt.learn.checkpoint import CheckpointFile
-    from edge_qprompt.learn.inputs import Inputs, takes_pixels
+    from edge_qprompt.learn.inputs import Inputs, takes_pixels, takes_teacher
     from edge_qprompt.learn.loop import learn
     from edge_qprompt.learn.problem import Problem, initial_context
     from edge_qprompt.learn.threads import torch_threads
 
+    factory = METHODS[settings.method]
+    teacher = _teacher(backbone, data, settings, train, progress) if takes_teacher(factory) else None
+    if takes_pixels(factory):
+        backbone = backbone.in_float()  # as packs that change the encoders run
     start = initial_context(backbone, settings.n_ctx, settings.loop.seed, words=settings.words)
     problem = Problem.of(
-        backbone, data.names, start, train.features.values, train.labels, by_hand.class_features, settings.engine
+        backbone, data.names, start, train.features.values, train.labels, by_hand.class_features, settings.engine, teacher
     )
-    method = METHODS[settings.method](problem, settings.method_settings)
+    method = factory(problem, settings.method_settings)
     schedule = settings.loop.over(method.schedule)
     file = CheckpointFile(checkpoint, _digest(backbone, data, settings, schedule, train), resume) if checkpoint else None
 
@@ -230,8 +235,19 @@ def _learn(
     inputs = Inputs.of(method, problem, train.paths, _views(settings))
     with torch_threads(inputs.threads):
         run = learn(method, inputs.values, problem.labels, settings.loop, file, tell)
-    precision = Precision.FP32 if takes_pixels(method) else Precision[backbone.precision.upper()]
+    precision = Precision[backbone.precision.upper()]
     return _Learned(method.number, precision, method.result(), snapshots, method.facts(), schedule, run, inputs.engine)
+
+
+def _teacher(backbone: Backbone, data: Dataset, settings: AdaptSettings, train: Labelled, progress: Progress) -> Teacher:
+    from edge_qprompt.learn.teacher import Teacher
+
+    templates, told = settings.method_settings.templates, _stage(progress, "encode in fp32")
+    return Teacher.of(backbone, data.names, templates, train.paths, _views(settings), told)
+
+
+def _stage(progress: Progress, stage: str) -> Callable[[int, int], None]:
+    return lambda done, total: progress(stage, done, total, "")
 
 
 def _views(settings: AdaptSettings) -> Views:
@@ -241,10 +257,7 @@ def _views(settings: AdaptSettings) -> Views:
 def _encode(
     backbone: Backbone, photos: Photos, views: Views, settings: AdaptSettings, stage: str, progress: Progress
 ) -> Labelled:
-    def tell(done: int, total: int) -> None:
-        progress(stage, done, total, "")
-
-    features = extract(backbone, photos.paths, views=views, strict=settings.strict, progress=tell)
+    features = extract(backbone, photos.paths, views=views, strict=settings.strict, progress=_stage(progress, stage))
     paths = tuple(photos.paths[i] for i in features.kept)
     return Labelled(features, paths, np.array(photos.labels, np.int64)[features.kept])
 

@@ -1,18 +1,22 @@
 """A frozen residual attention block of CLIP's towers, text and image alike, and what LoRA adds to it.
 
-Weights never get a gradient. Source of the architecture: CLIP (arXiv 2103.00020) as in open_clip.
-Symbols: W width, r rank of an addition.
+Weights never get a gradient. In a quantized tower, products are of rounded weights and activations (`fake_quant`).
+Source of the architecture: CLIP (arXiv 2103.00020) as in open_clip.
+Symbols: W width, H heads, d = W / H, T queries, S keys, r rank of an addition.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from edge_qprompt.learn.fake_quant import by_layer, rounded, rounded_weight
 from edge_qprompt.manifest import TextConfig, VisionConfig
+from edge_qprompt.quantization import Product, Range
 from edge_qprompt.weights import Weights
 
 PREFIX = "transformer.resblocks"  # of the names of blocks
@@ -22,18 +26,51 @@ QKV = range(3)
 
 @dataclass(frozen=True)
 class Linear:
-    """A frozen x W^T + b."""
+    """A frozen x W^T + b, of x in a range where there is one."""
 
     weight: Tensor
     bias: Tensor
+    input: Range | None = None
 
     def __call__(self, x: Tensor) -> Tensor:
         """Any leading shape."""
-        return F.linear(x, self.weight, self.bias)
+        return F.linear(rounded(x, self.input), self.weight, self.bias)
 
     def rows(self, start: int, end: int) -> Linear:
         """The part that makes outputs start to end."""
-        return Linear(self.weight[start:end], self.bias[start:end])
+        return Linear(self.weight[start:end], self.bias[start:end], self.input)
+
+
+@dataclass(frozen=True)
+class Attention:
+    """softmax(q k^T / sqrt(d)) v.
+
+    Attributes:
+        q, k, mix, v: ranges of what is multiplied: q over the root, k, the softmax, v; None stays in float.
+    """
+
+    q: Range | None = None
+    k: Range | None = None
+    mix: Range | None = None
+    v: Range | None = None
+
+    def __call__(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None) -> Tensor:
+        """Mixed values.
+
+        Args:
+            q: (..., T, d).
+            k, v: (..., S, d).
+            mask: (T, S), true where a query sees a key; None where all see all.
+
+        Returns:
+            (..., T, d).
+        """
+        if self == Attention():
+            return F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
+        scores = rounded(q * q.shape[-1] ** -0.5, self.q) @ rounded(k, self.k).transpose(-1, -2)  # (..., T, S)
+        if mask is not None:
+            scores = scores.masked_fill(~mask, -torch.inf)
+        return rounded(scores.softmax(dim=-1), self.mix) @ rounded(v, self.v)
 
 
 @dataclass(frozen=True)
@@ -82,6 +119,7 @@ class Block:
 
     ln_1: LayerNorm
     qkv: Linear
+    attend: Attention
     out: Linear
     ln_2: LayerNorm
     fc: Linear
@@ -108,10 +146,12 @@ class Reader:
     Attributes:
         weights: an open text.safetensors or image.safetensors.
         config: of that tower.
+        quantized: its products; none in float.
     """
 
     weights: Weights
     config: TextConfig | VisionConfig
+    quantized: Sequence[Product] = ()
 
     def tensor(self, name: str) -> Tensor:
         """As float32, without a gradient."""
@@ -122,19 +162,28 @@ class Reader:
         return LayerNorm(self.tensor(f"{prefix}.weight"), self.tensor(f"{prefix}.bias"), self.config.layer_norm_eps)
 
     def blocks(self) -> list[Block]:
-        """All layers."""
-        return [self._block(f"{PREFIX}.{i}") for i in range(self.config.layers)]
+        """All layers.
 
-    def _block(self, prefix: str) -> Block:
+        Raises:
+            BackboneError: `quantized` is of another tower.
+        """
+        layers = by_layer(self.quantized, self.config.layers)
+        return [self._block(f"{PREFIX}.{i}", *products) for i, products in enumerate(layers)]
+
+    def _block(
+        self, prefix: str, qkv: Product, scores: Product, context: Product, out: Product, fc: Product, proj: Product
+    ) -> Block:
         return Block(
             self.layer_norm(f"{prefix}.ln_1"),
-            Linear(self.tensor(f"{prefix}.attn.in_proj_weight"), self.tensor(f"{prefix}.attn.in_proj_bias")),
-            self._linear(f"{prefix}.attn.out_proj"),
+            self._linear(f"{prefix}.attn.in_proj_", qkv),
+            Attention(*scores.inputs, *context.inputs),
+            self._linear(f"{prefix}.attn.out_proj.", out),
             self.layer_norm(f"{prefix}.ln_2"),
-            self._linear(f"{prefix}.mlp.c_fc"),
-            self._linear(f"{prefix}.mlp.c_proj"),
+            self._linear(f"{prefix}.mlp.c_fc.", fc),
+            self._linear(f"{prefix}.mlp.c_proj.", proj),
             self.config.activation,
         )
 
-    def _linear(self, prefix: str) -> Linear:
-        return Linear(self.tensor(f"{prefix}.weight"), self.tensor(f"{prefix}.bias"))
+    def _linear(self, prefix: str, product: Product) -> Linear:
+        weight = rounded_weight(self.tensor(f"{prefix}weight"), product.weight_bits)
+        return Linear(weight, self.tensor(f"{prefix}bias"), product.inputs[0])

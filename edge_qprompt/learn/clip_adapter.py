@@ -12,8 +12,9 @@ from __future__ import annotations
 import math
 from typing import Any
 
-import torch
+import numpy as np
 import torch.nn.functional as F
+from numpy.typing import NDArray
 from torch import Tensor
 
 from edge_qprompt.learn.net import Net
@@ -46,17 +47,14 @@ class ClipAdapter:
 
     def loss(self, features: Tensor, labels: Tensor) -> Tensor:
         """Cross-entropy of the moved features under the hand-written prompt."""
-        moved = F.normalize(features + WEIGHT * self._net(features), dim=-1)  # (B, D)
-        return F.cross_entropy(self._problem.scaled(moved, self._problem.by_hand), labels)
+        return F.cross_entropy(self._problem.scaled(moved(self._net, features), self._problem.by_hand), labels)
 
     def after_step(self, step: int, steps: int) -> None:
         """Nothing to do."""
 
     def result(self) -> tuple[tuple[PackTensor, ...], tuple[Section, ...]]:
         """The net as float16, the mixing ratio folded in, and the templates."""
-        with torch.no_grad():
-            weights = {Role.ADAPTER_IN: self._net.inner, Role.ADAPTER_OUT: WEIGHT * self._net.outer}
-            tensors = tuple(PackTensor.raw(role, weight.detach().numpy()) for role, weight in weights.items())
+        tensors = tuple(PackTensor.raw(role, weight) for role, weight in stored(self._net).items())
         return tensors, (templates_section(self._templates),)
 
     def state(self) -> dict[str, Tensor]:
@@ -69,3 +67,14 @@ class ClipAdapter:
     def facts(self) -> dict[str, Any]:
         """Nothing to report."""
         return {}
+
+
+def moved(net: Net, features: Tensor) -> Tensor:
+    """Features (B, D) mixed with what the net makes of them, unit length again."""
+    return F.normalize(features + WEIGHT * net(features), dim=-1)
+
+
+def stored(net: Net) -> dict[Role, NDArray[np.float32]]:
+    """The net's weights as a pack has them, the mixing ratio folded in."""
+    inner, outer = net.inner.detach(), WEIGHT * net.outer.detach()
+    return {Role.ADAPTER_IN: inner.numpy(), Role.ADAPTER_OUT: outer.numpy()}

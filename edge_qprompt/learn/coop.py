@@ -30,9 +30,13 @@ class CoOp:
         self._ctx = problem.start.clone().requires_grad_()
         self.parameters = {"ctx": self._ctx}
 
+    def context(self) -> Tensor:
+        """(n, W), as it is learned."""
+        return self._ctx
+
     def loss(self, features: Tensor, labels: Tensor) -> Tensor:
         """Cross-entropy under the context as it is."""
-        return self._problem.cross_entropy(self._ctx, features, labels)
+        return self._problem.cross_entropy(self.context(), features, labels)
 
     def after_step(self, step: int, steps: int) -> None:
         """Nothing to do."""

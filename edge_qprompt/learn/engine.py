@@ -4,6 +4,8 @@ autograd   `tower.TextTower`, the readable reference, differentiated by torch
 fused      `fused.FusedTower`, the same numbers by hand
 bfloat16   the same with products in bfloat16, for processors that compute in it
 auto       bfloat16 where the processor has it and a trial against float32 passes, else fused
+
+A quantized tower is computed by autograd whatever the name: what is written by hand has no rounding in it.
 """
 
 from __future__ import annotations
@@ -61,6 +63,8 @@ def choose(settings: EngineSettings, tower: TextTower, suffixes: Suffixes, start
         EdgeQPromptError: bfloat16 is demanded of a processor that does not compute in it.
     """
     threads = threads_for(tower.work(suffixes, len(start)))
+    if tower.is_quantized:
+        return Engine("autograd", lambda ctx: tower(ctx, suffixes), threads, f"{threads} threads, the text tower is quantized")
     if settings.name == "autograd" or len(tower.blocks) < 2:
         return Engine("autograd", lambda ctx: tower(ctx, suffixes), threads, f"{threads} threads")
     fused = FusedTower(tower, suffixes, len(start), threads, settings.memory)

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -16,7 +17,11 @@ from edge_qprompt.features import Views, read_views
 from edge_qprompt.learn.method import Method
 from edge_qprompt.learn.problem import Problem
 
+if TYPE_CHECKING:
+    from edge_qprompt.learn.methods import Factory
+
 PIXELS = "pixels"
+TEACHER = "teacher"
 
 
 @dataclass(frozen=True)
@@ -24,7 +29,8 @@ class Inputs:
     """See the module.
 
     Attributes:
-        values: (N, V, D) float32, or (N, V, 3, S, S) uint8 for methods that take pixels.
+        values: (N, V, D) float32; (N, V, 3, S, S) uint8 for methods that take pixels, and (N, V, 2D) float32, the teacher's
+            behind the others, for those that take a teacher's.
         threads: of torch.
         engine: its name, and a note about it; empty where there is none.
     """
@@ -49,12 +55,18 @@ class Inputs:
         if not takes_pixels(method):
             engine = method.engine
             named = (engine.name, engine.note) if engine else ("", "")
-            return cls(problem.features, engine.torch_threads if engine else 1, named)
+            features = [problem.features, *([problem.taught.features] if takes_teacher(method) else [])]
+            return cls(torch.cat(features, dim=-1), engine.torch_threads if engine else 1, named)
         pixels = torch.from_numpy(read_views(photos, problem.towers.backbone.manifest.preprocess, views))
         threads = torch.get_num_threads()  # a step through the image tower is worth all of them
         return cls(pixels, threads, ("autograd", f"{threads} thread{'s' * (threads > 1)}"))
 
 
-def takes_pixels(method: Method) -> bool:
+def takes_pixels(method: Factory | Method) -> bool:
     """Whether a method is given photos, not features."""
     return getattr(method, "takes", "") == PIXELS
+
+
+def takes_teacher(method: Factory | Method) -> bool:
+    """Whether a method is given a teacher's features beside its own."""
+    return getattr(method, "takes", "") == TEACHER

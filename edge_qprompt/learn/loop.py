@@ -15,7 +15,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import torch
@@ -24,7 +24,7 @@ from torch.optim import Optimizer
 
 from edge_qprompt.errors import EdgeQPromptError
 from edge_qprompt.learn.checkpoint import Checkpoint, CheckpointFile
-from edge_qprompt.learn.method import Method
+from edge_qprompt.learn.method import Method, schedules
 from edge_qprompt.learn.settings import ALL, LoopSettings, Schedule
 
 Progress = Callable[[int, int, float], None]
@@ -71,39 +71,59 @@ def learn(
     if not method.parameters:
         return run
     schedule = settings.over(method.schedule)
-    optimiser = _optimiser(method, schedule)
+    movers = _movers(method, schedule)
     if checkpoints and (found := checkpoints.read()):
-        run = _restore(method, optimiser, found)
+        run = _restore(method, movers, found)
     saved = time.monotonic()
     for epoch in range(len(run.losses), schedule.epochs):
-        for group in optimiser.param_groups:
-            group["lr"] = schedule.rate(epoch, len(features))
+        for mover in movers.values():
+            mover.set_rate(epoch, len(features))
         batches = _batches(features, labels, schedule.batch, [settings.seed, epoch])
-        run.losses.append(_epoch(method, optimiser, batches, run, schedule.steps(len(features))))
+        run.losses.append(_epoch(method, movers, batches, run, schedule.steps(len(features))))
         progress(epoch + 1, schedule.epochs, run.losses[-1])
         if checkpoints and time.monotonic() - saved >= settings.checkpoint_seconds:
-            checkpoints.write(_capture(method, optimiser, run))
+            checkpoints.write(_capture(method, movers, run))
             saved = time.monotonic()
     return run
 
 
-def _optimiser(method: Method, schedule: Schedule) -> Optimizer:
-    parameters = method.parameters.values()
-    if schedule.optimiser == "adamw":
-        return torch.optim.AdamW(parameters, schedule.peak_lr, weight_decay=schedule.weight_decay)
-    return torch.optim.SGD(parameters, schedule.peak_lr, schedule.momentum, weight_decay=schedule.weight_decay)
+@dataclass(frozen=True)
+class _Mover:
+    """What moves one parameter."""
+
+    schedule: Schedule
+    optimiser: Optimizer
+
+    @classmethod
+    def of(cls, parameter: Tensor, schedule: Schedule) -> _Mover:
+        lr, decay = schedule.peak_lr, schedule.weight_decay
+        if schedule.optimiser == "adamw":
+            return cls(schedule, torch.optim.AdamW([parameter], lr, weight_decay=decay))
+        return cls(schedule, torch.optim.SGD([parameter], lr, schedule.momentum, weight_decay=decay))
+
+    def set_rate(self, epoch: int, photos: int) -> None:
+        for group in self.optimiser.param_groups:
+            group["lr"] = self.schedule.rate(epoch, photos)
 
 
-def _epoch(method: Method, optimiser: Optimizer, batches: Iterable[tuple[Tensor, Tensor]], run: Run, steps: int) -> float:
+def _movers(method: Method, schedule: Schedule) -> dict[str, _Mover]:
+    """By the parameters' names; one with a schedule of its own has the epochs and batches of all."""
+    own = {name: replace(each, epochs=schedule.epochs, batch=schedule.batch) for name, each in schedules(method).items()}
+    return {name: _Mover.of(parameter, own.get(name, schedule)) for name, parameter in method.parameters.items()}
+
+
+def _epoch(method: Method, movers: dict[str, _Mover], batches: Iterable[tuple[Tensor, Tensor]], run: Run, steps: int) -> float:
     """One pass; returns the mean loss."""
     total, seen = 0.0, 0
     for batch, batch_labels in batches:
         loss = method.loss(batch, batch_labels)
         if not math.isfinite(value := loss.item()):
             raise EdgeQPromptError(f"learning diverged in epoch {len(run.losses) + 1}, the loss is {value}: try a lower --lr")
-        optimiser.zero_grad(set_to_none=True)
+        for mover in movers.values():
+            mover.optimiser.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]
-        optimiser.step()
+        for mover in movers.values():
+            mover.optimiser.step()
         run.steps += 1
         method.after_step(run.steps, steps)
         total += value * len(batch_labels)
@@ -124,21 +144,21 @@ def _batches(features: Tensor, labels: Tensor, size: int, seed: list[int]) -> It
         yield features[rows, view[rows]], labels[rows]
 
 
-def _capture(method: Method, optimiser: Optimizer, run: Run) -> Checkpoint:
+def _capture(method: Method, movers: dict[str, _Mover], run: Run) -> Checkpoint:
     state = {
         f"{key}/{name}": value
         for name, parameter in method.parameters.items()
-        for key, value in optimiser.state[parameter].items()
+        for key, value in movers[name].optimiser.state[parameter].items()
         if isinstance(value, Tensor)  # SGD without momentum keeps a None
     }
     return Checkpoint(dict(method.parameters), state, method.state(), run.steps, run.losses)
 
 
-def _restore(method: Method, optimiser: Optimizer, found: Checkpoint) -> Run:
+def _restore(method: Method, movers: dict[str, _Mover], found: Checkpoint) -> Run:
     for name, parameter in method.parameters.items():
         parameter.data.copy_(found.parameters[name])
     for place, value in found.optimiser.items():
         key, name = place.split("/", 1)
-        optimiser.state[method.parameters[name]][key] = value.clone()
+        movers[name].optimiser.state[method.parameters[name]][key] = value.clone()
     method.load(found.method)
     return Run(found.steps, list(found.losses), len(found.losses))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, Protocol
 
 from torch import Tensor
@@ -21,7 +22,9 @@ class Method(Protocol):
         engine: what computes its steps; None where they are too small to matter.
         parameters: what the optimiser moves, by name; empty for a method that does not learn.
 
-    One that has `takes = "pixels"` is given views (B, 3, S, S) uint8, not normalised, where others get features.
+    One that has `takes = "pixels"` is given views (B, 3, S, S) uint8, not normalised, where others get features; one that
+    has `takes = "teacher"` is given features (B, 2D), those of the backbone in full precision behind its own. One that has
+    `schedules` names parameters with a schedule of their own, of which epochs and batch are not used: they move together.
     """
 
     number: MethodNumber
@@ -46,3 +49,9 @@ class Method(Protocol):
 
     def facts(self) -> dict[str, Any]:
         """For the report, plain enough for JSON, e.g. re-clusterings."""
+
+
+def schedules(method: Method) -> Mapping[str, Schedule]:
+    """Those that single parameters of a method have."""
+    found: Mapping[str, Schedule] = getattr(method, "schedules", {})
+    return found

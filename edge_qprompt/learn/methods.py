@@ -34,6 +34,10 @@ OURS = {
     "maple": "maple:MaPLe",
     "qmaple": "qmaple:QMaPLe",
     "clip-lora": "clip_lora:CLIPLoRA",
+    "p4q": "p4q:P4Q",
+    "qp4q": "p4q:QP4Q",
+    "p4q-prompt": "p4q:P4QPrompt",
+    "p4q-adapter": "p4q:P4QAdapter",
     "zero-shot": "zero_shot:ZeroShot",
     "zero-shot-ensemble": "zero_shot:ZeroShotEnsemble",
 }

@@ -16,8 +16,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from edge_qprompt.backbone import Backbone
+from edge_qprompt.errors import EdgeQPromptError
 from edge_qprompt.learn.engine import Encode, Engine, choose
 from edge_qprompt.learn.settings import EngineSettings
+from edge_qprompt.learn.teacher import Teacher
 from edge_qprompt.learn.towers import Towers
 from edge_qprompt.prompts import name_tokens
 
@@ -37,6 +39,7 @@ class Problem:
         by_hand: (C, D) class features of the hand-written prompt, unit length.
         choose: opens the text tower; a method that does not learn never asks for it.
         towers: for methods that reach inside of them.
+        teacher: for methods that learn from one.
     """
 
     start: Tensor
@@ -46,6 +49,7 @@ class Problem:
     by_hand: Tensor
     choose: Callable[[], Engine]
     towers: Towers
+    teacher: Teacher | None = None
 
     @classmethod
     def of(
@@ -57,6 +61,7 @@ class Problem:
         labels: NDArray[np.int64],
         by_hand: NDArray[np.float32],
         settings: EngineSettings,
+        teacher: Teacher | None = None,
     ) -> Problem:
         """Check the names and put everything together.
 
@@ -74,7 +79,7 @@ class Problem:
         def chosen() -> Engine:
             return choose(settings, towers.text, towers.text.suffixes(rows, len(start)), start, loss)
 
-        return cls(start, scale, photos, classes, torch.from_numpy(by_hand), chosen, towers)
+        return cls(start, scale, photos, classes, torch.from_numpy(by_hand), chosen, towers, teacher)
 
     @cached_property
     def engine(self) -> Engine:
@@ -84,6 +89,17 @@ class Problem:
             EdgeQPromptError: an engine that this machine cannot run.
         """
         return self.choose()
+
+    @property
+    def taught(self) -> Teacher:
+        """The teacher.
+
+        Raises:
+            EdgeQPromptError: there is none.
+        """
+        if self.teacher is None:
+            raise EdgeQPromptError("this method learns from the backbone in full precision: give its features as `teacher`")
+        return self.teacher
 
     def scaled(self, features: Tensor, classes: Tensor) -> Tensor:
         """Scaled cosine similarities (B, C) of features (B, D) to class features (C, D)."""

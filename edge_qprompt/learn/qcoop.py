@@ -39,9 +39,13 @@ class QCoOp:
         self._quantizer = StraightThrough(problem.start, settings.clusters, share=0.0 if settings.fade else 1.0)
         self.parameters = {"ctx": self._ctx}
 
+    def context(self) -> Tensor:
+        """(n, W), quantized as far as it is faded in."""
+        return self._quantizer(self._ctx)
+
     def loss(self, features: Tensor, labels: Tensor) -> Tensor:
         """Cross-entropy under the quantized context."""
-        return self._problem.cross_entropy(self._quantizer(self._ctx), features, labels)
+        return self._problem.cross_entropy(self.context(), features, labels)
 
     def after_step(self, step: int, steps: int) -> None:
         """Fade the quantizer in, and look whether to cluster again."""

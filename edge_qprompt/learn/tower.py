@@ -29,6 +29,7 @@ from torch import Tensor
 
 from edge_qprompt.learn.block import PREFIX, Block, LowRank, Reader
 from edge_qprompt.manifest import TextConfig
+from edge_qprompt.quantization import Product
 from edge_qprompt.weights import Weights
 
 
@@ -69,12 +70,17 @@ class TextTower:
     Args:
         weights: an open text.safetensors.
         config: of the tower.
+        quantized: its products, in the graph's order; none in float.
+
+    Raises:
+        BackboneError: `quantized` is of another tower.
     """
 
-    def __init__(self, weights: Weights, config: TextConfig) -> None:
+    def __init__(self, weights: Weights, config: TextConfig, quantized: Sequence[Product] = ()) -> None:
         self.config = config
+        self.is_quantized = bool(quantized)
         self._weights = weights
-        reader = Reader(weights, config)
+        reader = Reader(weights, config, quantized)
         self.blocks = reader.blocks()
         self.ln_final = reader.layer_norm("ln_final")
         self.projection = reader.tensor("text_projection")  # (W, D)
@@ -136,14 +142,15 @@ class TextTower:
         qkv = self._split(block.project(block.ln_1(x), low), 3)  # 3 x (P + M, H, d)
         q, k, v = qkv
         prefix = [t[:n_prefix].transpose(0, 1) for t in qkv]  # 3 x (H, P, d)
-        mixed = F.scaled_dot_product_attention(prefix[0][None], prefix[1][None], prefix[2][None], is_causal=True)[0]
+        mask = torch.ones(n_prefix, n_prefix, dtype=torch.bool).tril()
+        mixed = block.attend(prefix[0], prefix[1], prefix[2], mask)  # (H, P, d)
         parts = [mixed.transpose(0, 1)]  # (P, H, d)
         for group in groups:
             span = slice(n_prefix + group.start, n_prefix + group.end)
             keys, values = self._behind(k, prefix[1], span, group), self._behind(v, prefix[2], span, group)
             queries = self._by_class(q[span], group)  # (c, H, L, d)
             mask = torch.ones(group.length, n_prefix + group.length, dtype=torch.bool).tril(n_prefix)
-            mixed = F.scaled_dot_product_attention(queries, keys, values, attn_mask=mask)  # (c, H, L, d)
+            mixed = block.attend(queries, keys, values, mask)  # (c, H, L, d)
             parts.append(mixed.transpose(1, 2).reshape(group.count * group.length, *q.shape[1:]))  # (c L, H, d)
         x = x + block.out(torch.cat(parts).flatten(1))  # (P + M, W)
         return block.mlp(x)
@@ -161,7 +168,7 @@ class TextTower:
             keys, values = self._behind(k, prefix_k, span, group), self._behind(v, prefix_v, span, group)
             queries = q[done : done + group.count, :, None]  # (c, H, 1, d)
             done += group.count
-            parts.append(F.scaled_dot_product_attention(queries, keys, values)[:, :, 0])  # (c, H, d)
+            parts.append(block.attend(queries, keys, values)[:, :, 0])  # (c, H, d)
         return block.mlp(x[rows] + block.out(torch.cat(parts).flatten(1)))
 
     def _split(self, x: Tensor, count: int) -> tuple[Tensor, ...]:

@@ -45,17 +45,21 @@ class Towers:
 
     @cached_property
     def text(self) -> TextTower:
-        """The text tower."""
-        return TextTower(self.backbone.text_weights, self.backbone.manifest.text)
+        """The text tower, quantized as the backbone's is."""
+        quantization = self.backbone.quantization
+        products = quantization.text if quantization else ()
+        return TextTower(self.backbone.text_weights, self.backbone.manifest.text, products)
 
     @cached_property
     def vision(self) -> VisionTower:
-        """The image tower.
+        """The image tower, quantized as the backbone's is.
 
         Raises:
             BackboneError: the backbone has none that prompts and other weights can be put into.
         """
-        return VisionTower(self.backbone.vision_weights, self.backbone.vision)
+        quantization = self.backbone.quantization
+        products = quantization.image if quantization else ()
+        return VisionTower(self.backbone.vision_weights, self.backbone.vision, products)
 
     def behind(self, n_ctx: int) -> Suffixes:
         """The class names behind `n_ctx` learned tokens.

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from edge_qprompt.learn.block import Block, LowRank, Reader
 from edge_qprompt.manifest import VisionConfig
+from edge_qprompt.quantization import Product
 from edge_qprompt.weights import Weights
 
 
@@ -27,11 +28,15 @@ class VisionTower:
     Args:
         weights: an open image.safetensors.
         config: of the tower.
+        quantized: its products, in the graph's order; none in float.
+
+    Raises:
+        BackboneError: `quantized` is of another tower.
     """
 
-    def __init__(self, weights: Weights, config: VisionConfig) -> None:
+    def __init__(self, weights: Weights, config: VisionConfig, quantized: Sequence[Product] = ()) -> None:
         self.config = config
-        reader = Reader(weights, config)
+        reader = Reader(weights, config, quantized)
         self.patches = reader.tensor("conv1.weight")  # (U, 3, p, p)
         self.positions = reader.tensor("positional_embedding")  # (1 + G, U)
         self.class_token = reader.tensor("class_embedding") + self.positions[0]  # (U,)
@@ -69,7 +74,7 @@ class VisionTower:
 
     def _layer(self, block: Block, low: LowRank | None, x: Tensor) -> Tensor:
         q, k, v = self._split(block.project(block.ln_1(x), low), 3)  # (B, H, T, d)
-        mixed = F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2)  # (B, T, U)
+        mixed = block.attend(q, k, v).transpose(1, 2).flatten(2)  # (B, T, U)
         return block.mlp(x + block.out(mixed))
 
     def _last_layer(self, block: Block, low: LowRank | None, x: Tensor) -> Tensor:
@@ -77,7 +82,7 @@ class VisionTower:
         h = block.ln_1(x)
         (q,) = self._split(block.project(h[:, :1], low, range(1)), 1)  # (B, H, 1, d)
         k, v = self._split(block.project(h, low, range(1, 3)), 2)  # (B, H, T, d)
-        mixed = F.scaled_dot_product_attention(q, k, v).flatten(1)  # (B, U)
+        mixed = block.attend(q, k, v).flatten(1)  # (B, U)
         return block.mlp(x[:, 0] + block.out(mixed))
 
     def _split(self, x: Tensor, count: int) -> tuple[Tensor, ...]:
