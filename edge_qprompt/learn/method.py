@@ -21,7 +21,9 @@ class Method(Protocol):
         engine: what computes its steps; None where they are too small to matter.
         parameters: what the optimiser moves, by name; empty for a method that does not learn.
 
-    One that has `takes = "pixels"` is given views (B, 3, S, S) uint8, not normalised, where others get features.
+    One that has `takes = "pixels"` is given views (B, 3, S, S) uint8, not normalised, where others get features. Its class may
+    have `n_ctx`, learned tokens unless somebody says otherwise, if they are not `settings.N_CTX`; and `fits_words = True`, if
+    the words it starts from are to be fitted to any number of tokens (see `problem.initial_context`).
     """
 
     number: MethodNumber
