@@ -10,7 +10,7 @@ from pathlib import Path
 
 from edge_qprompt.bench import report
 from edge_qprompt.bench.cell import Row
-from edge_qprompt.bench.protocols import ABLATIONS, EPOCHS, MAIN
+from edge_qprompt.bench.protocols import ABLATIONS, EPOCHS, MAIN, OWN_TEMPLATE
 
 HERE = Path(__file__).parent
 DOCS = HERE.parent / "docs"
@@ -21,7 +21,7 @@ def rows_of(path: Path) -> list[Row]:
     """All rows of a file: data sets as they come, methods as `bench` names them, noise and bits as the ablations do."""
     rows = [json.loads(line) for line in path.read_text().splitlines()]
     sets = list(dict.fromkeys(row["data"] for row in rows))
-    variants = list(EPOCHS.values()) if path.stem == "epochs" else [*MAIN, *ABLATIONS]
+    variants = list(EPOCHS.values()) if path.stem == "epochs" else [MAIN[0], OWN_TEMPLATE, *MAIN[1:], *ABLATIONS]
     return sorted(rows, key=lambda row: (sets.index(row["data"]), variants.index(row["variant"]), row["seed"]))
 
 

@@ -2,24 +2,34 @@
 
 from __future__ import annotations
 
+import contextlib
+import dataclasses
 import email
 import hashlib
+import io
 import json
 import re
 import sys
 import threading
+import warnings
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from types import TracebackType
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
+import pytest
+from conftest import Done
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from packs import SMALL
 
-from edge_qprompt.pack import Pack
-from edge_qprompt.statement import Envelope, Statement, sign
+from device_agent.main import main
+from edge_qprompt import Backbone
+from edge_qprompt.pack import Pack, names_section
+from edge_qprompt.statement import Envelope, Statement, sign, verify
 
 KEY, OTHER_KEY = (  # RFC 8032, section 7.1, tests 1 and 2
     Ed25519PrivateKey.from_private_bytes(bytes.fromhex(seed))
@@ -204,3 +214,75 @@ class Handler(BaseHTTPRequestHandler):
             self.send(200, "application/vnd.edge-qprompt.pack", data)
         else:
             self.problem(404, "there is no such pack")
+
+
+CHANNEL = "/v1/tasks/flowers/channels/stable"
+
+
+def command(*args: str | Path) -> Done:
+    """`edge-qprompt ARGS` in this process: its own entry point, its own exit code."""
+    out, err = io.StringIO(), io.StringIO()
+    with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+        patch.setattr(sys, "argv", ["edge-qprompt", *map(str, args)])
+        patch.setattr(warnings, "showwarning", warnings.showwarning)  # main sets its own
+        with pytest.raises(SystemExit) as ended:
+            main()
+    assert isinstance(ended.value.code, int)
+    return Done(ended.value.code, out.getvalue(), err.getvalue())
+
+
+def fails(done: Done, *parts: str) -> None:
+    """One error, one line of it, nothing on stdout, and no secret."""
+    assert (done.code, done.out) == (1, ""), done
+    assert done.err.startswith("error: ")
+    assert done.err.count("\n") == 1
+    assert TOKEN not in done.err
+    for part in parts:
+        assert part in done.err
+
+
+def pack_of(backbone: Backbone, *names: str) -> Pack:
+    return dataclasses.replace(SMALL, fingerprint=backbone.manifest.short_fingerprint, sections=(names_section(names),))
+
+
+@dataclass(frozen=True)
+class Device:
+    """A machine that pulls flowers."""
+
+    folder: Path
+    trust: Path
+    url: str
+
+    @property
+    def pack(self) -> Path:
+        return self.folder / "flowers.qpk"
+
+    def pull(self, *more: str | Path, task: str = "flowers") -> Done:
+        return command("pull", task, "--server", self.url, "--trust", self.trust, "--out", self.pack, *more)
+
+    def files(self) -> dict[str, bytes]:
+        return {path.name: path.read_bytes() for path in self.folder.iterdir()}
+
+
+@dataclass(frozen=True)
+class Publisher:
+    """A machine that pushes flowers."""
+
+    folder: Path
+    key: Path
+    url: str
+
+    def push(self, pack: Pack, *more: str | Path) -> Done:
+        pack.save(self.folder / "p.qpk")
+        return command("push", self.folder / "p.qpk", "--task", "flowers", "--key", self.key, *self.where, *more)
+
+    def rollback(self, *more: str | Path) -> Done:
+        return command("rollback", "flowers", "--key", self.key, *self.where, *more)
+
+    @property
+    def where(self) -> tuple[str, ...]:
+        return ("--server", self.url, "--token", TOKEN)
+
+
+def newest(fleet: Fleet, channel: str = "stable") -> Statement:
+    return verify(Envelope.decode(fleet.channels["flowers", channel]), KEY.public_key())

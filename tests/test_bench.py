@@ -22,6 +22,7 @@ from edge_qprompt.bench.cell import Cell, Lines, content_of
 from edge_qprompt.bench.protocols import ABLATIONS, MAIN, PROTOCOLS
 from edge_qprompt.errors import DataError
 from edge_qprompt.learn.methods import METHODS
+from edge_qprompt.learn.settings import MethodSettings
 from edge_qprompt.metrics import harmonic_mean
 
 TOY = '''
@@ -152,11 +153,39 @@ def test_what_is_finished_stays_finished() -> None:
         assert any(cell in Lines(kept / f"{protocol}.jsonl") for cell in again)
 
 
-def test_few_shot_gives_coops_epochs_to_prompts_alone() -> None:
-    cells = PROTOCOLS["few-shot"](["a"], ("coop", "cocoop"), (1,), {})
-    assert [cell.adapt_settings().loop.epochs for cell in cells] == [50, 100, 100, 200, 200, *[None] * 5]
+def test_few_shot_gives_coops_epochs_to_methods_that_follow_coop() -> None:
+    cells = PROTOCOLS["few-shot"](["a"], ("coop", "cocoop", "prograd", "kgcoop"), (1,), {})
+    epochs = [cell.adapt_settings().loop.epochs for cell in cells]
+    assert epochs == [50, 100, 100, 200, 200, *[None] * 5, 50, 100, 100, 200, 200, *[None] * 5]
     said = PROTOCOLS["few-shot"](["a"], ("cocoop",), (1,), {"epochs": 3})
     assert {cell.adapt_settings().loop.epochs for cell in said} == {3}
+
+
+def test_few_shot_gives_coops_tokens_to_text_prompts_alone() -> None:
+    cells = PROTOCOLS["few-shot"](["a"], ("coop", "maple"), (1,), {})
+    assert [cell.adapt_settings().n_ctx for cell in cells] == [16] * 5 + [None] * 5
+
+
+@pytest.mark.parametrize(
+    ("folder", "template"),
+    [
+        ("here/eurosat", "a centered satellite photo of {}."),
+        ("dtd10", "{} texture."),
+        ("Oxford_Flowers102", "a photo of a {}, a type of flower."),
+    ],
+)
+def test_zero_shot_is_also_measured_with_the_template_of_its_data_set(folder: str, template: str) -> None:
+    for protocol in ("base-to-new", "few-shot"):
+        cells = PROTOCOLS[protocol]([folder, "my_dtd"], ("zero-shot", "coop"), (1,), {})
+        found = {(cell.data, cell.variant): cell.adapt_settings().method_settings.templates for cell in cells}
+        general = MethodSettings().templates
+        assert found == {
+            (folder, "zero-shot"): general,
+            (folder, "zero-shot, own template"): (template,),
+            (folder, "coop"): general,
+            ("my_dtd", "zero-shot"): general,
+            ("my_dtd", "coop"): general,
+        }
 
 
 def test_the_command_and_the_library_know_the_same_protocols() -> None:

@@ -63,7 +63,8 @@ def case(tmp_path_factory: pytest.TempPathFactory) -> Case:
     model = build(VIT)
     CliRunner().invoke(command, [*save(work, VIT, model), "--no-int8", "--out", str(work / "b")], catch_exceptions=False)
     backbone, data = Backbone.open(work / "b"), load_dataset(make_photos(work, "bag", "ankle_boot", "sandal"))
-    start, by_hand = initial_context(backbone, 4, 1), zero_shot(backbone, data.names).class_features
+    start = initial_context(backbone, METHODS["maple"].n_ctx, 1, fitted=METHODS["maple"].fits_words)
+    by_hand = zero_shot(backbone, data.names).class_features
     features, labels = extract(backbone, data.train.paths).values, np.array(data.train.labels)
     problem = Problem.of(backbone, data.names, start, features, labels, by_hand, EngineSettings())
     views = torch.from_numpy(read_views(data.train.paths, backbone.manifest.preprocess, Views())[:, 0])
@@ -136,7 +137,7 @@ def test_first_steps_are_those_of_the_paper(case: Case, name: str) -> None:
 
 
 def test_maple_starts_with_words_drawn_rows_and_couplings_like_the_released_code(case: Case) -> None:
-    method = METHODS["maple"](case.problem, MethodSettings(prompt_tokens=2))
+    method = METHODS["maple"](case.problem, MethodSettings())
     words = case.backbone.text_weights.token_vectors(case.backbone.tokenizer.encode("a photo"))
     assert torch.equal(method.parameters["ctx"], torch.from_numpy(words))
     assert method.parameters["deep"].shape == (1, 2, 64)  # the text tower has two layers
@@ -206,6 +207,13 @@ def test_a_pack_says_through_onnxruntime_what_the_towers_say(case: Case, name: s
     assert np.abs(found - wanted).max() < 1e-3
     plain = zero_shot(case.backbone, case.data.names)
     assert np.abs(plain.probabilities(case.problem.features[:, 0].numpy()) - wanted).max() > 1e-2  # something was learned
+
+
+@pytest.mark.parametrize("name", ["maple", "qmaple"])
+def test_tokens_are_as_many_as_asked_for(case: Case, name: str) -> None:
+    for asked, n_ctx in ((None, 2), (3, 3)):
+        result = adapt(case.backbone, case.data, AdaptSettings(name, n_ctx=asked, loop=LoopSettings(epochs=0)))
+        assert {tensor.shape[-2] for tensor in result.pack.tensors} == {n_ctx}
 
 
 @pytest.mark.parametrize("name", ["qmaple", "clip-lora"])

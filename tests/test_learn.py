@@ -124,6 +124,29 @@ def test_zero_epochs_keep_the_initial_words(backbone: Backbone, clothes: Dataset
     assert (words * learned).sum(axis=1).min() > 0.9999
 
 
+def test_prograd_starts_as_its_released_code(backbone: Backbone, clothes: Dataset) -> None:
+    words = backbone.text_weights.token_vectors(backbone.tokenizer.encode("a photo of a"))
+
+    def start(method: str, n_ctx: int | None) -> np.ndarray:
+        settings = dataclasses.replace(quick(method, epochs=0), n_ctx=n_ctx)
+        return adapt(backbone, clothes, settings).pack.tensor(Role.CTX).values()
+
+    untold = start("prograd", None)
+    assert untold.shape == (16, 256)
+    assert not untold[:12].any()
+    np.testing.assert_allclose(untold[12:], words, atol=1e-4)
+    np.testing.assert_allclose(start("prograd", 2), words[:2], atol=1e-4)
+    assert start("coop", 16)[:12].std() == pytest.approx(0.02, rel=0.1)
+
+
+@pytest.mark.parametrize(("method", "epochs", "batch"), [("kgcoop", 100, 128), ("prograd", 200, 32)])
+def test_schedules_with_coops_learning_rate_at_their_own_batch(problem: Problem, method: str, epochs: int, batch: int) -> None:
+    schedule = METHODS[method](problem, MethodSettings()).schedule
+    assert (schedule.epochs, schedule.batch) == (epochs, batch)
+    assert schedule.rate(0, 1000) == pytest.approx(1e-5)
+    assert schedule.rate(epochs // 2, 1000) == pytest.approx(0.001)  # half way down the cosine
+
+
 def test_straight_through_values_and_gradient() -> None:
     weights = torch.randn(4, 32, generator=torch.Generator().manual_seed(0)).requires_grad_()
     quantizer = StraightThrough(weights, ClusterSettings(bits=2))

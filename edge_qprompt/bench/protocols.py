@@ -1,7 +1,8 @@
 """Which cells a protocol consists of, after Quantized Prompt (arXiv 2407.10704) and CoOp (arXiv 2109.01134).
 
-Epochs, shots, tokens and start are theirs; methods of other papers keep their own schedule. With a prompt a step is over all
-photos, as everywhere here, unless `batch` says otherwise; theirs is 32.
+Epochs, shots, tokens and start are theirs; methods of other papers keep their own schedule. With CoOp's and QCoOp's prompts a
+step is over all photos, as everywhere here, unless `batch` says otherwise; theirs is 32. Where single data sets are learned on,
+zero-shot has a second line with the template that was written for the data set, if one was.
 
 base-to-new    learn on the first half of the classes, measure both halves with the same prompt, and all classes together
 few-shot       learn on all classes from 1, 2, 4, 8 and 16 photos each
@@ -19,12 +20,16 @@ from pathlib import Path
 from typing import Any
 
 from edge_qprompt.bench.cell import Cell
+from edge_qprompt.bench.templates import template_of
 from edge_qprompt.dataset import load_dataset
 from edge_qprompt.errors import DataError
+from edge_qprompt.learn.methods import INSIDE
 
 SHOTS = {1: 50, 2: 100, 4: 100, 8: 200, 16: 200}  # CoOp's epochs
 FEW_SHOT_CTX = 16
-OWN_EPOCHS = frozenset({"cocoop", "clip-adapter", "clip-lora", "maple", "qmaple"})  # a schedule that is no prompt's
+# the same epochs whatever the shots; ProGrad is not among them, its released scripts take CoOp's
+OWN_EPOCHS = frozenset({"cocoop", "kgcoop", "clip-adapter", *INSIDE})
+OWN_TEMPLATE = "zero-shot, own template"
 
 Settings = Mapping[str, Any]
 Make = Callable[[Sequence[str], Sequence[str], Sequence[int], Settings], list[Cell]]
@@ -73,11 +78,21 @@ SNAPSHOT_EPOCHS = 10
 def base_to_new(data: Sequence[str], methods: Sequence[str], seeds: Sequence[int], settings: Settings) -> list[Cell]:
     """See the module."""
     return [
-        Cell("base-to-new", method, folder, "base", (folder,), seed, settings={**settings, "method": method})
+        Cell("base-to-new", variant, folder, "base", (folder,), seed, settings={**settings, **varied})
         for folder in data
-        for method in methods
+        for variant, varied in _variants(methods, folder)
         for seed in seeds
     ]
+
+
+def _variants(methods: Sequence[str], folder: str) -> list[tuple[str, Settings]]:
+    """Lines of a data set's table, and what makes each: the methods, and zero-shot also with the data set's own template."""
+    found: list[tuple[str, Settings]] = []
+    for method in methods:
+        found.append((method, {"method": method}))
+        if method == "zero-shot" and (template := template_of(folder)):
+            found.append((OWN_TEMPLATE, {"method": method, "templates": (template,)}))
+    return found
 
 
 def few_shot(data: Sequence[str], methods: Sequence[str], seeds: Sequence[int], settings: Settings) -> list[Cell]:
@@ -85,21 +100,21 @@ def few_shot(data: Sequence[str], methods: Sequence[str], seeds: Sequence[int], 
     return [
         Cell(
             "few-shot",
-            method,
+            variant,
             folder,
             "all",
             (folder,),
             seed,
             settings={
-                **({} if method in OWN_EPOCHS else {"epochs": epochs}),
-                "n_ctx": FEW_SHOT_CTX,
+                **({} if variant in OWN_EPOCHS else {"epochs": epochs}),
+                **({} if variant in INSIDE else {"n_ctx": FEW_SHOT_CTX}),
                 **settings,
-                "method": method,
+                **varied,
                 "shots": shots,
             },
         )
         for folder in data
-        for method in methods
+        for variant, varied in _variants(methods, folder)
         for shots, epochs in SHOTS.items()
         for seed in seeds
     ]

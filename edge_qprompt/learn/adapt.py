@@ -10,7 +10,7 @@ import hashlib
 import json
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,7 +23,7 @@ from edge_qprompt.dataset import Dataset, Photos
 from edge_qprompt.errors import DataError, PromptError
 from edge_qprompt.features import Features, Views, extract
 from edge_qprompt.learn.methods import INSIDE, METHODS
-from edge_qprompt.learn.settings import AdaptSettings, Schedule
+from edge_qprompt.learn.settings import N_CTX, AdaptSettings, Schedule
 from edge_qprompt.metrics import Scores
 from edge_qprompt.pack import Method as MethodNumber
 from edge_qprompt.pack import Pack, PackTensor, Precision, Section, Tag, names_section
@@ -129,7 +129,7 @@ def adapt(
     """
     if settings.method not in METHODS:
         raise PromptError(f"unknown method {settings.method!r}, there are {', '.join(METHODS)}")
-    name_tokens(backbone.tokenizer, data.names, settings.n_ctx)  # fails before minutes of encoding
+    name_tokens(backbone.tokenizer, data.names, settings.n_ctx or N_CTX)  # fails before minutes of encoding
     if settings.method in INSIDE:
         _ = backbone.vision  # likewise
     clock = _Clock()
@@ -213,15 +213,19 @@ def _learn(
     from edge_qprompt.learn.problem import Problem, initial_context
     from edge_qprompt.learn.threads import torch_threads
 
-    factory = METHODS[settings.method]
-    teacher = _teacher(backbone, data, settings, train, progress) if takes_teacher(factory) else None
-    if takes_pixels(factory):
+    kind = METHODS[settings.method]
+    teacher = _teacher(backbone, data, settings, train, progress) if takes_teacher(kind) else None
+    if takes_pixels(kind):
         backbone = backbone.in_float()  # as packs that change the encoders run
-    start = initial_context(backbone, settings.n_ctx, settings.loop.seed, words=settings.words)
+    own: int = getattr(kind, "n_ctx", N_CTX)
+    n_ctx = settings.n_ctx or own
+    settings = replace(settings, n_ctx=n_ctx)
+    fitted = getattr(kind, "fits_words", False)
+    start = initial_context(backbone, n_ctx, settings.loop.seed, words=settings.words, fitted=fitted)
     problem = Problem.of(
         backbone, data.names, start, train.features.values, train.labels, by_hand.class_features, settings.engine, teacher
     )
-    method = factory(problem, settings.method_settings)
+    method = kind(problem, settings.method_settings)
     schedule = settings.loop.over(method.schedule)
     file = CheckpointFile(checkpoint, _digest(backbone, data, settings, schedule, train), resume) if checkpoint else None
 

@@ -1,8 +1,9 @@
 """MaPLe: learned tokens in several layers of both towers, those of images made from those of text.
 
-Source: Khattak et al. (arXiv 2210.03117), section 3.2, and its released code: each coupling is a linear map with a bias,
-and those of the deeper layers begin as copies of one. What is stored are the tokens, since nothing in use needs the
-couplings; `paper_bytes` counts as the paper does, which stores the couplings without their biases.
+Source: Khattak et al. (arXiv 2210.03117), section 3.2, and its released code: the first layer's tokens begin as the first words
+of "a photo of a", each coupling is a linear map with a bias, and those of the deeper layers begin as copies of one. What is
+stored are the tokens, since nothing in use needs the couplings; `paper_bytes` counts as the paper does, which stores the
+couplings without their biases.
 
 Symbols: n learned tokens, P layers that have them, W and U widths of text and image tower.
 """
@@ -28,8 +29,8 @@ class MaPLe:
     """Method `maple`.
 
     Args:
-        problem: what to learn from; its start's first tokens are those of the first layer.
-        settings: `prompt_tokens`, `prompt_depth`, `seed`.
+        problem: what to learn from; its start are the tokens of the first layer.
+        settings: `prompt_depth`, `seed`.
 
     Raises:
         BackboneError: the backbone's image tower takes no prompts.
@@ -38,6 +39,8 @@ class MaPLe:
 
     number: MethodNumber = MethodNumber.MAPLE
     schedule = sgd(lr=0.0035, batch=4, epochs=5)
+    n_ctx = 2
+    fits_words = True
     takes = "pixels"
     engine = None
 
@@ -45,7 +48,7 @@ class MaPLe:
         self._problem, self._towers = problem, problem.towers
         text, image = self._towers.text.config, self._towers.vision.config
         depth = min(settings.prompt_depth, text.layers, image.layers)
-        ctx = problem.start[: settings.prompt_tokens].clone()  # (n, W)
+        ctx = problem.start.clone()  # (n, W)
         self._suffixes = self._towers.behind(len(ctx))
         draws = torch.Generator().manual_seed(settings.seed)
         self.parameters = {"ctx": ctx}

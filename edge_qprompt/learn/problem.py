@@ -114,14 +114,22 @@ class Problem:
         return F.cross_entropy(self.logits(ctx, features), labels)
 
 
-def initial_context(backbone: Backbone, n_ctx: int, seed: int, *, words: bool = True) -> Tensor:
+def initial_context(backbone: Backbone, n_ctx: int, seed: int, *, words: bool = True, fitted: bool = False) -> Tensor:
     """Where learning starts: the words "a photo of a" if they are wanted and n_ctx tokens, else N(0, 0.02^2).
+
+    Args:
+        backbone: whose tokens.
+        n_ctx: learned tokens.
+        seed: of the draws.
+        words: whether they are wanted.
+        fitted: cut the words, or put zeros before them, where they are not n_ctx tokens.
 
     Returns:
         (n_ctx, W) float32.
     """
     ids = backbone.tokenizer.encode(INITIAL_TEXT)
-    if words and len(ids) == n_ctx:
-        return torch.from_numpy(backbone.text_weights.token_vectors(ids))
+    if words and (fitted or len(ids) == n_ctx):
+        vectors = torch.from_numpy(backbone.text_weights.token_vectors(ids[:n_ctx]))
+        return F.pad(vectors, (0, 0, n_ctx - len(vectors), 0))  # (n, W)
     draws = np.random.default_rng(seed).normal(0.0, INITIAL_STD, (n_ctx, backbone.manifest.text.width))
     return torch.from_numpy(draws.astype(np.float32))

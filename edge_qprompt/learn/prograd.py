@@ -1,6 +1,7 @@
 """ProGrad: CoOp whose gradient never goes against the hand-written prompt's predictions.
 
-Source: Zhu, Niu, Han, Wu and Zhang (arXiv 2205.14865), section 3.2; lambda and T are 1.
+Source: Zhu, Niu, Han, Wu and Zhang (arXiv 2205.14865), section 3.2; lambda and T are 1. As in its released code, 16 tokens begin
+as zeros with the template's words last, and batch and learning rate are CoOp's.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from edge_qprompt.learn.coop import CoOp
+from edge_qprompt.learn.settings import sgd
 from edge_qprompt.pack import Method as MethodNumber
 
 
@@ -17,6 +19,9 @@ class ProGrad(CoOp):
     """Method `prograd`."""
 
     number = MethodNumber.PROGRAD
+    schedule = sgd(lr=0.002, batch=32, epochs=200)
+    n_ctx = 16
+    fits_words = True
 
     def loss(self, features: Tensor, labels: Tensor) -> Tensor:
         """The cross-entropy's value, with ProGrad's gradient.

@@ -14,6 +14,7 @@ COOP_LR = 0.002
 FULL_BATCH_LR = 0.008
 WARMUP_LR = 1e-5
 ALL = 0  # photos a step
+N_CTX = 4  # learned tokens
 OPTIMISERS = ("sgd", "adamw")
 MOST_SCALE = 64.0  # nothing larger was measured
 ENGINES = ("auto", "fused", "bfloat16", "autograd")
@@ -130,8 +131,7 @@ class MethodSettings:
         noise_std: of Noise-CoOp, in the units of the token vectors.
         adapter_width: inner width of CLIP-Adapter's net; 0 is that of a feature.
         fade: share of QCoOp's steps over which the quantizer is faded in; 0 quantizes from the first step, as the paper does.
-        prompt_tokens: learned tokens a layer (maple, qmaple).
-        prompt_depth: layers that have them, at most.
+        prompt_depth: layers that have learned tokens, at most (maple, qmaple).
         prompt_bits: b of qmaple.
         lora_rank: r of clip-lora.
         lora_dropout: share of the input of its additions that is dropped.
@@ -144,7 +144,6 @@ class MethodSettings:
     noise_std: float = 0.01
     adapter_width: int = 0
     fade: float = 0.5
-    prompt_tokens: int = 2
     prompt_depth: int = 9
     prompt_bits: int = 4
     lora_rank: int = 2
@@ -162,8 +161,8 @@ class AdaptSettings:
 
     Attributes:
         method: a key of METHODS.
-        n_ctx: learned tokens.
-        words: start from "a photo of a" where that is as many tokens, not at random.
+        n_ctx: learned tokens, in each layer that has them; None is what the method says.
+        words: start from "a photo of a" where that is as many tokens or the method makes it so; else at random.
         shots: training photos a class, at most.
         views: views of each training photo; 1 is the centre crop alone.
         strict: an unreadable photo is an error.
@@ -175,7 +174,7 @@ class AdaptSettings:
     """
 
     method: str = "qcoop"
-    n_ctx: int = 4
+    n_ctx: int | None = None
     words: bool = True
     shots: int = 16
     views: int = 1

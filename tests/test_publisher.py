@@ -1,0 +1,139 @@
+"""Push and rollback: what a publisher signs, what it does not, and what it says."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+import pytest
+from fleet import DAY, OTHER_KEY, Device, Fleet, Publisher, about, command, fails, newest
+
+from edge_qprompt import Pack
+from edge_qprompt.pack import names_section
+from edge_qprompt.statement import Envelope, sign
+
+pytest_plugins = ("fleet_fixtures",)
+
+
+def test_push_says_what_it_did_and_nothing_twice(fleet: Fleet, publisher: Publisher, first: Pack, second: Pack) -> None:
+    done = publisher.push(first)
+    assert (done.code, done.err) == (0, "")
+    assert done.out.splitlines()[0] == f"flowers version 1  {first.size} bytes, pack {first.pack_id[:16]} on {fleet.url}"
+    assert done.out.splitlines()[1].startswith("stable is now version 1, serial 1, signed until 20")
+    said = newest(fleet)
+    assert (said.version, said.serial, said.pack_id, said.backbone) == (1, 1, first.pack_id, first.fingerprint.hex())
+    again = publisher.push(first)
+    assert "stable is already, nothing changes: version 1, serial 1" in again.out
+    assert newest(fleet) == said
+    assert publisher.push(second, "--expires", "7", "--json").json["serial"] == 2
+    assert (newest(fleet).version, newest(fleet).expires - newest(fleet).issued) == (2, 7 * DAY)
+    assert len(fleet.packs["flowers"]) == 2
+
+
+@pytest.mark.parametrize(("left", "serial"), [(46, 1), (44, 2)])
+def test_push_signs_again_when_half_of_the_time_is_gone(
+    fleet: Fleet, publisher: Publisher, first: Pack, left: int, serial: int
+) -> None:
+    now = about(first).issued
+    fleet.offer(first, about(first, 1, issued=now - (90 - left) * DAY, expires=now + left * DAY))
+    assert publisher.push(first, "--json").json["serial"] == serial
+    assert newest(fleet).serial == serial
+
+
+@pytest.mark.parametrize("current", [Envelope(b""), None])
+def test_push_signs_over_what_its_key_has_not_signed(
+    fleet: Fleet, publisher: Publisher, first: Pack, current: Envelope | None
+) -> None:
+    fleet.offer(first, about(first, 4), OTHER_KEY)
+    if current is not None:
+        fleet.channels["flowers", "stable"] = Envelope(about(first, 4).encode()).encode()
+    assert publisher.push(first, "--json").json["serial"] == 5
+    assert newest(fleet).serial == 5
+
+
+def test_push_to_a_channel_of_its_own_or_to_none(fleet: Fleet, publisher: Publisher, first: Pack) -> None:
+    result = publisher.push(first, "--no-promote", "--json").json
+    assert result == {"server": fleet.url, "task": "flowers", "pack_id": first.pack_id, "size": first.size, "version": 1}
+    assert "no channel was moved" in publisher.push(first, "--no-promote").out
+    assert fleet.channels == {}
+    assert publisher.push(first, "--channel", "beta").code == 0
+    assert list(fleet.channels) == [("flowers", "beta")]
+
+
+def test_push_gives_way_and_tries_again(fleet: Fleet, publisher: Publisher, first: Pack, second: Pack) -> None:
+    def rival() -> None:
+        current = fleet.channels.get(("flowers", "stable"))
+        fleet.offer(second, about(second, 1 + (newest(fleet).serial if current else 0), version=2))
+
+    fleet.rivals += [rival, rival]
+    assert publisher.push(first, "--json").json["serial"] == 3
+    assert newest(fleet).pack_id == first.pack_id
+    fleet.rivals += [rival] * 9
+    fails(publisher.push(second.__class__.decode(first.encode()), "--expires", "3650"), "answers 409", "(tried 5 times")
+
+
+def test_push_brings_a_report(fleet: Fleet, publisher: Publisher, first: Pack, second: Pack, tmp_path: Path) -> None:
+    report = tmp_path / "report.json"
+    report.write_text('{"held_out_accuracy": 0.5, "losses": [[1, 2.5]]}')
+    assert publisher.push(first, "--report", report).code == 0
+    assert publisher.push(second).code == 0
+    assert fleet.reports["flowers"] == [{"held_out_accuracy": 0.5, "losses": [[1, 2.5]]}, None]
+    for text, said in (
+        ("[]", "it is no JSON object"),
+        ("{", "Expecting"),
+        ('"' + "x" * (256 << 10) + '"', "it is larger than 262144 bytes"),
+    ):
+        report.write_text(text)
+        fails(publisher.push(first, "--report", report), f"--report {report} cannot be used ({said}", "or leave it out")
+    fails(publisher.push(first, "--report", tmp_path / "gone"), "gone cannot be used", "No such file")
+
+
+def test_push_that_cannot_be(fleet: Fleet, publisher: Publisher, first: Pack) -> None:
+    done = publisher.push(first, "--token", "eqp_other")
+    fails(done, f"{fleet.url} answers 401 Trouble: this needs a token with another scope")
+    assert "eqp_other" not in done.err
+    fails(publisher.push(first, "--key", publisher.folder / "gone"), "cannot read the key")
+    fails(publisher.push(first, "--key", publisher.key.with_name("fleet.pub")), "is not an Ed25519 private key")
+    (publisher.folder / "p.qpk").write_bytes(b"PK")
+    bad = command("push", publisher.folder / "p.qpk", "--task", "flowers", "--key", publisher.key, *publisher.where)
+    fails(bad, "p.qpk: not a pack")
+    assert fleet.packs == {}
+    usage = command("push", publisher.folder / "p.qpk", "--task", "flowers", *publisher.where)
+    assert (usage.code, "--key is needed to sign" in usage.err) == (2, True)
+
+
+def test_rollback_and_forward(fleet: Fleet, publisher: Publisher, empty: Device, first: Pack, second: Pack) -> None:
+    for pack in (first, second):
+        assert publisher.push(pack).code == 0
+    assert empty.pull().code == 0
+    back = publisher.rollback("--json").json
+    assert (back["version"], back["serial"], back["changed"], back["pack_id"]) == (1, 3, True, first.pack_id)
+    assert empty.pull("--json").json["version"] == 1
+    assert empty.pack.read_bytes() == first.encode()
+    fails(publisher.rollback(), "stable of flowers is version 1, and there is none before it: choose with --to from 1, 2")
+    assert publisher.rollback("--to", "2", "--json").json["serial"] == 4
+    assert empty.pull("--json").json["version"] == 2
+    assert "already, nothing changes" in publisher.rollback("--to", "2").out
+    fails(publisher.rollback("--to", "3"), "flowers has no version 3 on", "it has 1, 2")
+    fails(publisher.rollback("--channel", "beta"), "channel beta of flowers points nowhere yet")
+
+
+def test_rollback_signs_nothing_on_a_servers_word(fleet: Fleet, publisher: Publisher, first: Pack, second: Pack) -> None:
+    """A server that has been taken over names its own pack as the version before."""
+    for pack in (first, second):
+        assert publisher.push(pack).code == 0
+    before = dict(fleet.channels)
+    evil = dataclasses.replace(first, sections=(names_section(("evil", "pack")),))
+    fleet.packs["flowers"][0] = evil.encode()
+    fails(
+        publisher.rollback(),
+        f"does not show that this key has signed version 1 of flowers, pack '{evil.pack_id}'",
+        "push it again",
+    )
+    log = publisher.key.with_name("fleet.log")
+    with log.open("ab") as file:  # nor on that of who can only write to the log
+        file.write(b"damage\n" + sign(about(evil), OTHER_KEY).encode() + b"\n" + Envelope(about(evil).encode()).encode() + b"\n")
+    fails(publisher.rollback(), "does not show that this key has signed version 1")
+    assert fleet.channels == before
+    log.unlink()
+    fails(publisher.rollback("--to", "2"), "does not show")
