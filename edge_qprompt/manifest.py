@@ -29,11 +29,6 @@ TOKENIZER_CONFIG = "tokenizer_config.json"
 ACTIVATIONS = ("gelu", "quick_gelu")
 
 
-def text_onnx(precision: str) -> str:
-    """File name of the text encoder in a precision other than fp32."""
-    return f"text.{precision}.onnx"
-
-
 def image_onnx(precision: str) -> str:
     """File name of the image encoder in a precision."""
     return f"image.{precision}.onnx"

@@ -31,7 +31,7 @@ from exporter.int8_graph import DynamicGraph
 from exporter.quantized_graph import Calibrated, Recipe, calibrate, folded, quantize
 from exporter.vision_graph import write_vision_graph
 
-RECIPES: Mapping[str, Recipe] = {INT8: Recipe(8, 8, 8), "w4a8": Recipe(4, 8, 8), "w4a4": Recipe(4, 4, 8)}
+RECIPES: Mapping[str, Recipe] = {INT8: Recipe(8, 8, 8), "w4a8": Recipe(4, 8, 8, integers=True), "w4a4": Recipe(4, 4, 8)}
 CALIBRATION_PHOTOS = 32
 PHOTOS_A_RUN = 4  # bounds the memory of the captured activations
 MIN_COSINE_TEXT = 0.99  # of text.int8.onnx; without it the text tower stays in float
@@ -197,7 +197,8 @@ def _text(
 ) -> tuple[float | None, tuple[Product, ...]]:
     """Write text.PRECISION.onnx; the smallest cosine of its class features to the float ones, and its products."""
     path = folder / fmt.text_onnx(precision)
-    static = Static(calibrated, RECIPES[precision])
+    # run once a pack, but learned through: closer to what `learn` computes rather than faster
+    static = Static(calibrated, replace(RECIPES[precision], integers=False))
     products = static.write(path, static.nodes)
     backbone = Backbone(folder, manifest, "fp32")
     encoder = TextEncoder(backbone.tokenizer, backbone.text_weights, Session(path, stored_low=False))

@@ -33,7 +33,7 @@ OPSET = 21  # the first with integers of 4 bits
 UNSIGNED = 128  # zero point of 8-bit weights
 UNSIGNED_4 = 8  # onnxruntime's of 4-bit weights
 BLOCKS = (256, 128, 64, 32, 16)  # along K, that its product of 4-bit weights takes; all of a column have the same scale here
-INTEGERS = 4  # of that product's accuracy levels: activations become integers of 8 bits a block
+INTEGERS, FLOATS = 4, 0  # of that product's accuracy levels: activations become integers of 8 bits a block, or stay as they are
 FUSED = ("Relu", "Clip")  # become part of the convolution before them
 
 Array = NDArray[np.float32]
@@ -41,11 +41,15 @@ Array = NDArray[np.float32]
 
 @dataclass(frozen=True)
 class Recipe:
-    """Bits of weights, of the activations that meet weights, and of those that meet each other in attention."""
+    """Bits of weights, of the activations that meet weights, and of those that meet each other in attention.
+
+    `integers` lets products of 4-bit weights compute in integers, which rounds their activations once more, to 8 bits.
+    """
 
     weights: int
     activations: int
     attention: int
+    integers: bool = False
 
 
 @dataclass(frozen=True)
@@ -121,7 +125,9 @@ def quantize(
     model.CopyFrom(calibrated.model)
     rounded = [name for name, record in records.items() if record.weight_bits]
     correct_biases(model, rounded, calibrated.means, (1 << recipe.weights - 1) - 1)
-    writer = _Writer(model, {calibrated.outputs[name]: record.output for name, record in records.items() if record.output})
+    writer = _Writer(
+        model, recipe, {calibrated.outputs[name]: record.output for name, record in records.items() if record.output}
+    )
     for node in model.graph.node:
         writer.add(node, records.get(node.name), calibrated.weights.get(node.name))
     writer.finish()
@@ -181,11 +187,13 @@ class _Writer:
 
     Args:
         model: the graph, changed by `finish`.
+        recipe: how to compute.
         outputs: tensors that are rounded for all that read them.
     """
 
-    def __init__(self, model: onnx.ModelProto, outputs: Mapping[str, Range]) -> None:
+    def __init__(self, model: onnx.ModelProto, recipe: Recipe, outputs: Mapping[str, Range]) -> None:
         self._graph, self._outputs = model.graph, outputs
+        self._level = INTEGERS if recipe.integers else FLOATS
         self._biases = initializers(model)
         self._nodes: list[onnx.NodeProto] = []
         self._rounded: dict[tuple[str, Range], str] = {}
@@ -256,7 +264,7 @@ class _Writer:
         node.input.append(self._constant(f"{node.name}.weight", pairs[..., 0] | pairs[..., 1] << 4))  # (N, blocks, block / 2)
         node.input.append(self._constant(f"{node.name}.scale", scale.repeat(k // block)))
         node.op_type, node.domain = "MatMulNBits", "com.microsoft"
-        settings = {"K": k, "N": n, "bits": 4, "block_size": block, "accuracy_level": INTEGERS}
+        settings = {"K": k, "N": n, "bits": 4, "block_size": block, "accuracy_level": self._level}
         node.attribute.extend(helper.make_attribute(key, value) for key, value in settings.items())
 
     def _four_bits(self, node: onnx.NodeProto, integers: NDArray[np.int8], scale: Array) -> None:
