@@ -83,6 +83,8 @@ class Precision(IntEnum):
 
     FP32 = 0
     INT8 = 1
+    W4A8 = 2
+    W4A4 = 3
 
 
 @dataclass(frozen=True)

@@ -22,7 +22,7 @@ PACK_SUFFIX = ".qpk"
 @click.argument("pack", type=click.Path(path_type=Path))
 @click.argument("images", metavar="[PACKS]... IMAGES...", nargs=-1, required=True)
 @terminal.backbone_option
-@terminal.precision_option
+@terminal.packs_precision_option
 @terminal.providers_option
 @click.option("--labels", help="a,b,c instead of the pack's class names; +a,b,c in addition to them.")
 @click.option("--top", type=click.IntRange(1), default=3, show_default=True, help="Labels a photo.")
@@ -32,7 +32,7 @@ def command(
     pack: Path,
     images: tuple[str, ...],
     backbone: str,
-    precision: str,
+    precision: str | None,
     providers: str,
     labels: str | None,
     top: int,
@@ -55,9 +55,8 @@ def command(
 
     packs, images = _split(pack, images)
     opened = {name: Pack.open(path) for name, path in packs.items()}
-    model = terminal.open_backbone(backbone, precision, providers)
-    for each in opened.values():
-        model.check(each)
+    by_file = {path.name: opened[name] for name, path in packs.items()}
+    model = terminal.open_backbone_for(by_file, backbone, precision, providers)
     paths = [path for image in images for path in _expand(image)]
     tasks = Tasks(model)
     for name, each in opened.items():

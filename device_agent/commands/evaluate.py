@@ -15,7 +15,7 @@ from device_agent import terminal
 @click.argument("pack", type=click.Path(path_type=Path))
 @click.argument("data", type=click.Path(path_type=Path))
 @terminal.backbone_option
-@terminal.precision_option
+@terminal.packs_precision_option
 @terminal.providers_option
 @terminal.classes_option
 @terminal.template_option
@@ -26,7 +26,7 @@ def command(
     pack: Path,
     data: Path,
     backbone: str,
-    precision: str,
+    precision: str | None,
     providers: str,
     classes: str,
     templates: tuple[str, ...],
@@ -53,8 +53,7 @@ def command(
     from edge_qprompt.pack import Pack
 
     opened = Pack.open(pack)
-    model = terminal.open_backbone(backbone, precision, providers)
-    model.check(opened)
+    model = terminal.open_backbone_for({pack.name: opened}, backbone, precision, providers)
     dataset = load_dataset(data, names).select(classes)
     terminal.warn_notes(dataset.notes)
     photos, split = (dataset.test, "test") if dataset.test else (dataset.train, "all photos")

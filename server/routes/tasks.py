@@ -73,7 +73,10 @@ async def task(request: Request, who: Reader, task: TaskName) -> dict[str, Any]:
     },
 )
 async def publish(request: Request, who: Publisher, task: TaskName) -> Response:
-    """Publish a pack as the task's next version. The same bytes again give the version that they have, and 200."""
+    """Publish a pack as the task's next version. The same bytes again give the version that they have, and 200.
+
+    `warnings` says where it loses accuracy on this server.
+    """
     state = state_of(request)
     async with body_of(request, MAX_BYTES + state.settings.limits.report_bytes + FORM_BYTES) as body:
         data, report = await _upload(body, state.settings.limits.report_bytes)
@@ -83,7 +86,9 @@ async def publish(request: Request, who: Publisher, task: TaskName) -> Response:
     _gate(state, report)
     await state.residents.classifier(Key(pack.pack_id), pack)  # does it run on this backbone?
     done = await run_in_threadpool(state.catalogue.publish, task, pack, report, who.name)
+    said = state.residents.mismatch(task, pack)
     facts = {"task": done.task, "version": done.version, "pack": done.pack, "size": done.size}
+    facts["warnings"] = [said] if said else []
     return JSONResponse(facts, 201 if done.created else 200)
 
 
