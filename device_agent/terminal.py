@@ -33,6 +33,13 @@ providers_option = click.option(
     metavar="NAMES",
     help="What runs the image encoder: onnxruntime's providers, the preferred one first, e.g. tensorrt,cuda,cpu.",
 )
+adapter_option = click.option(
+    "--adapter",
+    "adapters",
+    multiple=True,
+    type=click.Path(path_type=Path),
+    help="Pack with the adapter that PACK refers to, if `pull` has not put it beside; again for several.",
+)
 names_option = click.option(
     "--names", type=click.Path(path_type=Path), help="Class names: lines of label, folder and name, tab-separated."
 )
@@ -156,6 +163,24 @@ def open_backbone_for(packs: Mapping[str, Pack], name: str, precision: str | Non
         if said := mismatch(each, pack, backbone.precision, backbone.manifest.precisions):
             warn(said)
     return backbone
+
+
+def adapter_of(path: Path, pack: Pack, given: Sequence[Path]) -> Pack | None:
+    """The pack with the adapter that a pack refers to: one of those given, or the one beside it; None if it needs none.
+
+    Raises:
+        PackError: a file is no pack, or none holds the adapter.
+    """
+    from edge_qprompt.pack import Pack
+    from edge_qprompt.shared_adapter import beside, joined
+
+    if pack.shared_adapter is None:
+        return None
+    here = beside(path, pack.shared_adapter)
+    opened = [Pack.open(each) for each in given] or ([Pack.open(here)] if here.exists() else [])
+    found = next((each for each in opened if each.pack_id == pack.shared_adapter), opened[0] if opened else None)
+    joined(pack, found)  # names what is wrong before anything slow is done
+    return found
 
 
 def emit(result: dict[str, Any], as_json: bool, lines: Callable[[dict[str, Any]], Sequence[str]]) -> None:

@@ -76,7 +76,8 @@ def mismatch(name: str, pack: Pack, precision: str, records: Records) -> str | N
         records: of that backbone.
     """
     learned = learned_for(pack)
-    if learned == precision or not pack.tensors or any(tensor.role in ENCODER_ROLES for tensor in pack.tensors):
+    learned_nothing = not pack.tensors and pack.shared_adapter is None
+    if learned == precision or learned_nothing or any(tensor.role in ENCODER_ROLES for tensor in pack.tensors):
         return None
     quantized = [each for each in (learned, precision) if each != FP32]
     cost = _loss(quantized, records) if records.keys() >= set(quantized) else f"this backbone has no {learned} to compare with"

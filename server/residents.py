@@ -19,6 +19,7 @@ from starlette.concurrency import run_in_threadpool
 
 from edge_qprompt.backbone import Backbone
 from edge_qprompt.classifier import Classifier, Prediction
+from edge_qprompt.errors import NotFoundError, PackError
 from edge_qprompt.manifest import IMAGE_WEIGHTS, TEXT_WEIGHTS
 from edge_qprompt.pack import Pack
 from edge_qprompt.precision import mismatch
@@ -148,7 +149,8 @@ class Residents:
             pack = pack or Pack.decode(await self.pack(key.pack))
             labels = tuple(dict.fromkeys((*(pack.class_names or ()), *key.labels)))
             make = asyncio.get_running_loop().run_in_executor
-            classifier = await make(self._thread, Classifier, self._backbone, pack, labels)
+            adapter = await self._adapter(pack)
+            classifier = await make(self._thread, Classifier, self._backbone, pack, labels, adapter)
             self.kept.put(key, classifier, _size(classifier))
             if said := self.mismatch(key.pack, pack):
                 log.warning("another precision", pack=key.pack, warning=said)
@@ -157,6 +159,15 @@ class Residents:
             return classifier
         finally:
             del self._coming[key]
+
+    async def _adapter(self, pack: Pack) -> Pack | None:
+        """The pack with the adapter that a pack refers to, from the catalogue."""
+        if pack.shared_adapter is None:
+            return None
+        try:
+            return Pack.decode(await self.pack(pack.shared_adapter))
+        except NotFoundError as error:
+            raise PackError(f"the pack needs the adapter {pack.shared_adapter}, which is not here: publish that first") from error
 
 
 def _size(classifier: Classifier) -> int:

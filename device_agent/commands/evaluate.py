@@ -17,6 +17,7 @@ from device_agent import terminal
 @terminal.backbone_option
 @terminal.packs_precision_option
 @terminal.providers_option
+@terminal.adapter_option
 @terminal.classes_option
 @terminal.template_option
 @terminal.names_option
@@ -28,6 +29,7 @@ def command(
     backbone: str,
     precision: str | None,
     providers: str,
+    adapters: tuple[Path, ...],
     classes: str,
     templates: tuple[str, ...],
     names: Path | None,
@@ -53,11 +55,12 @@ def command(
     from edge_qprompt.pack import Pack
 
     opened = Pack.open(pack)
+    adapter = terminal.adapter_of(pack, opened, adapters)
     model = terminal.open_backbone_for({pack.name: opened}, backbone, precision, providers)
     dataset = load_dataset(data, names).select(classes)
     terminal.warn_notes(dataset.notes)
     photos, split = (dataset.test, "test") if dataset.test else (dataset.train, "all photos")
-    learned = Classifier(model, opened, dataset.names)
+    learned = Classifier(model, opened, dataset.names, adapter)
     by_hand = zero_shot(model, dataset.names, *templates)
     encoders = {learned.backbone: "encode photos"}
     encoders.setdefault(model, "encode photos for the hand-written prompt")  # another one if the pack changes the encoder
