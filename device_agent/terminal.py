@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
@@ -14,23 +14,31 @@ from tqdm import tqdm
 
 if TYPE_CHECKING:
     from edge_qprompt.backbone import Backbone
+    from edge_qprompt.pack import Pack
 
 json_option = click.option("--json", "as_json", is_flag=True, help="Print exactly one JSON object on stdout.")
 backbone_option = click.option(
     "--backbone", default="nano", show_default=True, metavar="NAME|DIR", help="Frozen model; see `edge-qprompt backbones`."
 )
-precision_option = click.option(
-    "--precision",
-    default="fp32",
-    show_default=True,
-    help="Image encoder: fp32; int8 if exported; auto: int8 if exported and faster on this machine, tried at first use.",
+PRECISION_HELP = (
+    "Image encoder: fp32, or int8 and the like if exported; auto: the fastest on this machine, tried at first use, "
+    "of those that lose little."
 )
+precision_option = click.option("--precision", default="auto", show_default=True, help=PRECISION_HELP)
+packs_precision_option = click.option("--precision", show_default="the pack's, else auto", help=PRECISION_HELP)
 providers_option = click.option(
     "--providers",
     default="cpu",
     show_default=True,
     metavar="NAMES",
     help="What runs the image encoder: onnxruntime's providers, the preferred one first, e.g. tensorrt,cuda,cpu.",
+)
+adapter_option = click.option(
+    "--adapter",
+    "adapters",
+    multiple=True,
+    type=click.Path(path_type=Path),
+    help="Pack with the adapter that PACK refers to, if `pull` has not put it beside; again for several.",
 )
 names_option = click.option(
     "--names", type=click.Path(path_type=Path), help="Class names: lines of label, folder and name, tab-separated."
@@ -133,6 +141,46 @@ def open_backbone(name: str, precision: str, providers: str) -> Backbone:
     if backbone.note:
         click.echo(backbone.note, err=True)
     return backbone
+
+
+def open_backbone_for(packs: Mapping[str, Pack], name: str, precision: str | None, providers: str) -> Backbone:
+    """The backbone that packs, by their names, run on; says on stderr which precision, and what that costs them.
+
+    Raises:
+        FingerprintError: a pack belongs to another backbone.
+    """
+    from edge_qprompt.backbone import find_backbone
+    from edge_qprompt.manifest import Manifest
+    from edge_qprompt.precision import FP32, common, mismatch
+
+    wanted = precision or common(list(packs.values()), Manifest.read(find_backbone(name)).precisions)
+    backbone = open_backbone(name, wanted, providers)
+    for pack in packs.values():
+        backbone.check(pack)
+    if precision is None and wanted == backbone.precision != FP32:
+        click.echo(f"precision {wanted}: {' and '.join(packs)} learned for it", err=True)
+    for each, pack in packs.items():
+        if said := mismatch(each, pack, backbone.precision, backbone.manifest.precisions):
+            warn(said)
+    return backbone
+
+
+def adapter_of(path: Path, pack: Pack, given: Sequence[Path]) -> Pack | None:
+    """The pack with the adapter that a pack refers to: one of those given, or the one beside it; None if it needs none.
+
+    Raises:
+        PackError: a file is no pack, or none holds the adapter.
+    """
+    from edge_qprompt.pack import Pack
+    from edge_qprompt.shared_adapter import beside, joined
+
+    if pack.shared_adapter is None:
+        return None
+    here = beside(path, pack.shared_adapter)
+    opened = [Pack.open(each) for each in given] or ([Pack.open(here)] if here.exists() else [])
+    found = next((each for each in opened if each.pack_id == pack.shared_adapter), opened[0] if opened else None)
+    joined(pack, found)  # names what is wrong before anything slow is done
+    return found
 
 
 def emit(result: dict[str, Any], as_json: bool, lines: Callable[[dict[str, Any]], Sequence[str]]) -> None:

@@ -24,6 +24,7 @@ from edge_qprompt.errors import BackboneError, FingerprintError
 from edge_qprompt.files import backbones_folder, give_memory_back, sha256_of
 from edge_qprompt.manifest import Manifest, VisionConfig
 from edge_qprompt.pack import Pack
+from edge_qprompt.precision import AUTO, FP32, candidates, fastest, reason
 from edge_qprompt.prompts import TextEncoder
 from edge_qprompt.quantization import Quantization, quantization_json
 from edge_qprompt.session import CPU, Session, cores, parse_providers, short_name
@@ -35,8 +36,7 @@ if TYPE_CHECKING:
 
 EMBEDDED = Path(__file__).parent / "data" / "backbones"
 DEFAULT = "nano"
-DEFAULT_PRECISION = "fp32"
-AUTO = "auto"
+DEFAULT_PRECISION = FP32
 DEFAULT_PROVIDERS = "cpu"
 
 
@@ -44,8 +44,8 @@ class Backbone:
     """See the module. Use `open`.
 
     Attributes:
-        precision: of the encoders: "fp32", "int8", "w4a8" or "w4a4".
-        note: how that precision was chosen; empty if the caller did.
+        precision: of the encoders, one of `manifest.precisions`.
+        note: how that precision was chosen; empty if the caller did, or there is no other.
     """
 
     def __init__(
@@ -79,7 +79,7 @@ class Backbone:
         Args:
             name: a folder with a manifest.json, an embedded backbone, or an exported one by name.
             precision: of the image encoder; see `manifest.precisions` for what there is. "auto" is
-                int8 where there is some and a short trial finds it faster; the trial is remembered.
+                the fastest by a short trial, of those close enough to the source model; the trial is remembered.
             threads: of onnxruntime for one call; 0 takes every core for a lone photo and one core each for `lanes`.
             providers: what runs the image encoder: names of onnxruntime's with commas, see
                 `session.parse_providers`. The text encoder, which runs once a pack, stays on the CPU.
@@ -221,33 +221,29 @@ class Backbone:
         return Session(path, stored_low=low, threads=threads, providers=self.providers, keep_memory=keep_memory)
 
     def _choose_precision(self) -> None:
-        """Settle `precision` and `note`: the faster one here, see `speed`."""
+        """Settle `precision` and `note`, see `precision` and `speed`."""
         from edge_qprompt.speed import remembered_trial  # milliseconds that only this choice should cost
 
         records = self.manifest.precisions
-        if not {"fp32", "int8"} <= records.keys():
-            self.precision = next(iter(records))
-            self.note = f"precision {self.precision}: backbone {self.manifest.name} has no other"
-            return
-        trial = remembered_trial(self._facts(), self._trial_jobs)
-        self.precision = trial.choice
-        self.note = f"precision {trial.choice}: {trial.reason}"
-        if trial.choice == "int8":
-            self.note += f"; its features have cosine {records['int8'].cosine:.4f} to the source model's"
+        names, seconds = candidates(records), {}
+        if len(names) > 1:
+            seconds = remembered_trial(self._facts(names), names, self._trial_job)
+        self.precision = fastest(seconds) if seconds else names[0]
+        self.note = reason(self.precision, seconds, records) if len(records) > 1 else ""
 
-    def _facts(self) -> list[str]:
+    def _facts(self, precisions: Sequence[str]) -> list[str]:
         """What, beside the machine, decides how long a photo takes."""
         import onnxruntime as ort
 
-        files = [str(self.manifest.files.get(fmt.image_onnx(precision))) for precision in ("fp32", "int8")]
+        files = [str(self.manifest.files.get(fmt.image_onnx(precision))) for precision in precisions]
         return [self.manifest.fingerprint, *files, ort.__version__, str(self.threads), *self.providers]
 
-    def _trial_jobs(self) -> tuple[Job, Job]:
-        """What encodes one photo in fp32, and in int8; what the photo shows does not matter."""
+    def _trial_job(self, precision: str) -> Job:
+        """What encodes one photo; what it shows does not matter."""
         size = self.manifest.preprocess.size
         feeds = {"pixels": np.zeros((1, 3, size, size), np.float32)}
-        fp32, int8 = (self._image_session(precision, self.threads) for precision in ("fp32", "int8"))
-        return lambda: fp32.run(feeds), lambda: int8.run(feeds)
+        session = self._image_session(precision, self.threads)
+        return lambda: session.run(feeds)
 
     def encode_images(self, pixels: NDArray[np.float32], *, lane: bool = False) -> NDArray[np.float32]:
         """Image features. May be called from several threads.

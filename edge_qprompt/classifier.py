@@ -25,6 +25,7 @@ from edge_qprompt.pack import Method, Pack, Precision, Role, templates_section
 from edge_qprompt.photo import decode_photo, read_photo, to_pixels
 from edge_qprompt.prompts import DEFAULT_TEMPLATE, check_template
 from edge_qprompt.residual import with_residuals
+from edge_qprompt.shared_adapter import joined
 
 KNOWN = ENCODER_ROLES | {Role.CTX, Role.RESIDUAL, Role.META_IN, Role.META_OUT, Role.ADAPTER_IN, Role.ADAPTER_OUT}
 
@@ -55,15 +56,17 @@ class Classifier:
         backbone: the one that the pack was learned on.
         pack: what `adapt` made.
         labels: class names instead of the pack's own; the prompt works for names it never saw.
+        adapter: the pack that holds the adapter, where the pack refers to one.
 
     Raises:
         FingerprintError: the pack belongs to another backbone.
-        PackError: the pack holds no class names and none are given, or tensors that do not fit.
+        PackError: the pack holds no class names and none are given, or tensors that do not fit; or its adapter is missing.
         PromptError: a name does not fit the context.
     """
 
-    def __init__(self, backbone: Backbone, pack: Pack, labels: Sequence[str] | None = None) -> None:
+    def __init__(self, backbone: Backbone, pack: Pack, labels: Sequence[str] | None = None, adapter: Pack | None = None) -> None:
         backbone.check(pack)
+        pack = joined(pack, adapter)
         names = tuple(labels) if labels else pack.class_names
         if not names:
             raise PackError("the pack holds no class names: give them with labels (--labels a,b,c)")

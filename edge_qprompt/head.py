@@ -123,6 +123,17 @@ class Conditional:
         return self.net.nbytes
 
 
+def check_adapter(backbone: Backbone, pack: Pack) -> None:
+    """Make sure that a pack's adapter fits a backbone.
+
+    Raises:
+        FingerprintError: the pack belongs to another backbone.
+        PackError: the shapes are of something else.
+    """
+    backbone.check(pack)
+    Net.of(pack, Role.ADAPTER_IN, Role.ADAPTER_OUT, backbone.manifest.embed_dim, backbone.manifest.embed_dim)
+
+
 def head_of(backbone: Backbone, pack: Pack, names: Sequence[str], fixed: Fixed) -> Head:
     """What a pack classifies with.
 

@@ -193,6 +193,12 @@ class Pack:
         return next((section.data for section in self.sections if section.tag == tag), None)
 
     @property
+    def shared_adapter(self) -> str | None:
+        """Hex SHA-256 of the pack that holds this one's adapter, see `edge_qprompt.shared_adapter`; None without such."""
+        data = self.section(Tag.SHARED_ADAPTER)
+        return None if data is None else data.hex()
+
+    @property
     def class_names(self) -> tuple[str, ...] | None:
         """Class names in the order of the labels, or None where the pack has none."""
         data = self.section(Tag.CLASS_NAMES)

@@ -28,6 +28,7 @@ class Tag(IntEnum):
     TEMPLATE = 1
     RESIDUAL_BIAS = 2
     TEMPLATES = 3
+    SHARED_ADAPTER = 4
     CLASS_NAMES = 128
     NAMES_DIGEST = 129
     PROVENANCE = 130
@@ -100,7 +101,7 @@ def templates_section(templates: Sequence[str]) -> Section:
 
 def _check_known(tag: Tag, data: bytes) -> None:
     kind = tag.name.lower()
-    if tag == Tag.NAMES_DIGEST:
+    if tag in (Tag.NAMES_DIGEST, Tag.SHARED_ADAPTER):
         if len(data) != SHA256_BYTES:
             raise PackError(f"section {kind} has {len(data)} bytes, a SHA-256 has {SHA256_BYTES}")
         return

@@ -1,4 +1,4 @@
-"""Which precision is the faster one on this machine: tried at first use, remembered in the cache folder.
+"""How fast each precision is on this machine: tried at first use, remembered in the cache folder.
 
 int8 is twice as fast as float32 on one processor and slower on the next, so nothing but a trial
 tells. What is remembered is the trial's medians, by all that could change them; what cannot be read
@@ -15,7 +15,6 @@ import platform
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -27,55 +26,32 @@ MAX_FILE_BYTES = 1 << 20
 MAX_TRIALS = 100  # remembered; the oldest goes
 ROUNDS = 5
 SETTLE_SECONDS = 0.02
-MARGIN = 1.1  # int8 costs accuracy, so it has to be faster by more than a trial's noise
 CPU_FIELDS = ("model name", "flags", "Features", "CPU implementer", "CPU part")  # of /proc/cpuinfo, x86 and Arm
 
 Job = Callable[[], object]
 Clock = Callable[[], float]
 
 
-@dataclass(frozen=True)
-class Trial:
-    """Median seconds of one photo in each precision.
-
-    Raises:
-        ValueError: a time that no clock gives.
-    """
-
-    fp32: float
-    int8: float
-
-    def __post_init__(self) -> None:
-        for seconds in (self.fp32, self.int8):
-            if not isinstance(seconds, float) or not math.isfinite(seconds) or seconds <= 0:
-                raise ValueError(f"a photo cannot take {seconds!r} seconds")
-
-    @property
-    def choice(self) -> str:
-        """The precision to use."""
-        return "int8" if self.fp32 >= MARGIN * self.int8 else "fp32"
-
-    @property
-    def reason(self) -> str:
-        """Of the choice, for people."""
-        times = f"a photo takes {1000 * self.int8:.0f} ms in int8 and {1000 * self.fp32:.0f} ms in fp32 on this machine"
-        return times if self.choice == "int8" else f"{times}, and int8 has to be {MARGIN}x faster"
+Seconds = dict[str, float]  # of one photo, by precision
 
 
-def remembered_trial(facts: Sequence[str], prepare: Callable[[], tuple[Job, Job]], clock: Clock = time.perf_counter) -> Trial:
-    """The trial of this machine, measured if it is not remembered.
+def remembered_trial(
+    facts: Sequence[str], precisions: Sequence[str], job_of: Callable[[str], Job], clock: Clock = time.perf_counter
+) -> Seconds:
+    """Median seconds of one photo in each precision on this machine, measured if they are not remembered.
 
     Args:
         facts: about the model and what runs it; the machine's own are added.
-        prepare: gives what encodes one photo in fp32 and in int8; only called to measure.
+        precisions: to try, at least one.
+        job_of: gives what encodes one photo in a precision; only called to measure.
         clock: seconds.
     """
     path = cache_folder() / FILE_NAME
     key = hashlib.sha256("\n".join([*facts, machine()]).encode()).hexdigest()[:32]
     trials = _read(path)
-    if key not in trials:
-        fp32, int8 = prepare()
-        trials[key] = Trial(*median_seconds((fp32, int8), ROUNDS, clock))
+    if trials.get(key, {}).keys() != set(precisions):
+        medians = median_seconds([job_of(precision) for precision in precisions], ROUNDS, clock)
+        trials[key] = dict(zip(precisions, medians, strict=True))
         _write(path, trials)
     return trials[key]
 
@@ -105,18 +81,25 @@ def machine(cpuinfo: Path = Path("/proc/cpuinfo")) -> str:
     return "\n".join(facts)
 
 
-def _read(path: Path) -> dict[str, Trial]:
+def _read(path: Path) -> dict[str, Seconds]:
     """All trials that can be believed; none of a damaged file."""
     try:
         with path.open("rb") as file:
             stored = json.loads(file.read(MAX_FILE_BYTES))
-        return {key: Trial(**times) for key, times in stored.items()}
-    except (OSError, ValueError, TypeError, AttributeError, RecursionError):
+        return {key: {name: _checked(seconds) for name, seconds in trial.items()} for key, trial in stored.items()}
+    except (OSError, ValueError, AttributeError, RecursionError):
         return {}
 
 
-def _write(path: Path, trials: Mapping[str, Trial]) -> None:
+def _checked(seconds: object) -> float:
+    """A time that a clock gives."""
+    if not isinstance(seconds, float) or not math.isfinite(seconds) or seconds <= 0:
+        raise ValueError(f"a photo cannot take {seconds!r} seconds")
+    return seconds
+
+
+def _write(path: Path, trials: Mapping[str, Seconds]) -> None:
     newest = dict(list(trials.items())[-MAX_TRIALS:])
     with suppress(OSError):
         path.parent.mkdir(parents=True, exist_ok=True)
-        write_whole(path, (json.dumps({key: vars(trial) for key, trial in newest.items()}, indent=1) + "\n").encode())
+        write_whole(path, (json.dumps(newest, indent=1) + "\n").encode())

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING
 
 from edge_qprompt.errors import FingerprintError, PackError, SignatureError
 from edge_qprompt.pack import Pack
+from edge_qprompt.shared_adapter import joined
 from edge_qprompt.statement import Envelope, Statement, stamp, verify
 
 if TYPE_CHECKING:
@@ -79,6 +80,18 @@ def check_pack(data: bytes, statement: Statement, fingerprint: bytes) -> Pack:
             f"has {fingerprint.hex()}: choose that one with --backbone; `edge-qprompt backbones` lists fingerprints"
         )
     return pack
+
+
+def check_adapter(data: bytes, pack: Pack) -> None:
+    """Make sure that these bytes are the adapter that a checked pack refers to: its SHA-256 is in what was signed.
+
+    Raises:
+        PackError: other bytes, or no pack with an adapter.
+        FingerprintError: for another backbone.
+    """
+    if (got := hashlib.sha256(data).hexdigest()) != pack.shared_adapter:
+        raise PackError(f"the adapter has SHA-256 {got}, the pack says {pack.shared_adapter}: it was damaged or exchanged")
+    joined(pack, Pack.decode(data))
 
 
 def _check_clock(statement: Statement, last: Statement | None, now: datetime) -> None:

@@ -17,6 +17,7 @@ from edge_qprompt import manifest as fmt
 from edge_qprompt.errors import ExportError, PhotoError
 from edge_qprompt.manifest import PrecisionRecord, VisionConfig
 from edge_qprompt.photo import decode_photo, read_photo, to_pixels
+from edge_qprompt.precision import MIN_AGREEMENT
 from edge_qprompt.prompts import DEFAULT_TEMPLATE, TextEncoder
 from edge_qprompt.session import Session
 from edge_qprompt.tokenizer import Tokenizer
@@ -25,7 +26,6 @@ from exporter.source import Source
 
 MIN_COSINE = 0.9999
 MIN_COSINE_INT8 = 0.99
-MIN_AGREEMENT_INT8 = 0.98
 BATCHES = (1, 2, 7)  # a batch that was baked in at export fails at the second
 # what class names may look like, beside those of the photos
 HARD_NAMES = ("T-shirt/top", "café au lait", "3 men's 100% cotton", "don't", "two   spaces", "Ångström", "日本語", "a.b,c;d")
@@ -102,7 +102,7 @@ def check_image(record: PrecisionRecord) -> None:
 
 def accepts_int8(record: PrecisionRecord) -> bool:
     """The gate of image.int8.onnx."""
-    return record.cosine >= MIN_COSINE_INT8 and record.top1_agreement >= MIN_AGREEMENT_INT8
+    return record.cosine >= MIN_COSINE_INT8 and record.top1_agreement >= MIN_AGREEMENT
 
 
 def check_text(folder: Path, source: Source, names: Sequence[str]) -> float:

@@ -19,6 +19,7 @@ from edge_qprompt.backbone import Backbone
 from edge_qprompt.errors import ExportError
 from edge_qprompt.files import sha256_of
 from edge_qprompt.manifest import FileRecord, Manifest, PrecisionRecord
+from edge_qprompt.precision import MIN_AGREEMENT
 from edge_qprompt.prompts import TextEncoder
 from edge_qprompt.quantization import Product, Quantization, quantization_json
 from edge_qprompt.session import Session
@@ -125,7 +126,7 @@ def tell(name: str, precision: Precision, report: Report, warn: Report) -> None:
         return
     warn(
         f"no {name} image encoder was written, the best had: {figures} "
-        f"(wanted {gates.MIN_COSINE_INT8} and {gates.MIN_AGREEMENT_INT8:.0%}). The backbone works in fp32"
+        f"(wanted {gates.MIN_COSINE_INT8} and {MIN_AGREEMENT:.0%}). The backbone works in fp32"
     )
 
 

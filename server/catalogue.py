@@ -14,11 +14,11 @@ from typing import Any
 
 from sqlalchemy import Connection, Row, and_, func, insert, select, update
 
-from edge_qprompt.errors import ConflictError, FingerprintError, NotFoundError, SignatureError
+from edge_qprompt.errors import ConflictError, FingerprintError, NotFoundError, PackError, SignatureError
 from edge_qprompt.pack import Method, Pack, Role
 from edge_qprompt.statement import Envelope, Statement
 from server.database import Database
-from server.rows import accuracy_of, stamp, summary, version, version_rows
+from server.rows import accuracy_of, by_task, stamp, summary, version, version_rows
 from server.schema import audit, channels, packs, tasks, versions
 
 STABLE = "stable"
@@ -92,18 +92,21 @@ class Catalogue:
 
         Raises:
             NotFoundError: no such version.
+            PackError: it is an adapter, which classifies nothing by itself.
             ConflictError: the statement's serial is not the next one.
             SignatureError: the statement says something else.
         """
         with self.database.write() as db:
             task_id = self._task_id(db, task)
             row = db.execute(
-                select(packs.c.id, packs.c.size, packs.c.backbone)
+                select(packs.c.id, packs.c.size, packs.c.backbone, packs.c.class_names)
                 .join(versions, versions.c.pack_id == packs.c.id)
                 .where(versions.c.task_id == task_id, versions.c.number == version)
             ).one_or_none()
             if row is None:
                 raise NotFoundError(f"task {task} has no version {version}: publish it first")
+            if not row.class_names:
+                raise PackError(f"version {version} of {task} is an adapter for other packs, not to be run: promote one of those")
             here = and_(channels.c.task_id == task_id, channels.c.name == channel)
             serial = 1 + (db.execute(select(channels.c.serial).where(here)).scalar() or 0)
             facts = {"task": task, "channel": channel, "serial": serial, "version": version}
@@ -123,8 +126,8 @@ class Catalogue:
         with self.database.read() as db:
             page = select(tasks.c.id, tasks.c.name).where(tasks.c.name > after).order_by(tasks.c.name).limit(limit)
             names = {row.id: row.name for row in db.execute(page)}
-            counts = _by_task(db, select(versions.c.task_id, func.count().label("n")).group_by(versions.c.task_id), names)
-            newest = _by_task(
+            counts = by_task(db, select(versions.c.task_id, func.count().label("n")).group_by(versions.c.task_id), names)
+            newest = by_task(
                 db, select(versions.c.task_id, func.max(versions.c.number).label("n")).group_by(versions.c.task_id), names
             )
             pointers: dict[int, dict[str, Any]] = {task_id: {} for task_id in names}
@@ -269,13 +272,6 @@ def _store(db: Connection, pack: Pack) -> None:
         db.execute(insert_or_not(packs).values(**row).on_conflict_do_nothing())
     else:
         db.execute(insert(packs).values(**row))
-
-
-def _by_task(db: Connection, query: Any, ids: Iterable[int]) -> dict[int, list[Row[Any]]]:
-    found: dict[int, list[Row[Any]]] = {}
-    for row in db.execute(query.where(versions.c.task_id.in_(list(ids)))):
-        found.setdefault(row.task_id, []).append(row)
-    return found
 
 
 def _unsigned(facts: dict[str, Any]) -> str:

@@ -20,7 +20,7 @@ from typing import cast
 import numpy as np
 from numpy.typing import NDArray
 
-from edge_qprompt.backbone import Backbone
+from edge_qprompt.backbone import DEFAULT_PRECISION, Backbone
 from edge_qprompt.photo import decode_photo, to_pixels
 from edge_qprompt.session import cores
 from server.metrics import Metrics
@@ -47,8 +47,8 @@ class PhotoEncoder:
 
     def __init__(self, backbone: Backbone, limits: Limits, metrics: Metrics) -> None:
         self._backbone, self._limits, self._metrics = backbone, limits, metrics
-        # dynamic int8 takes its ranges from a whole batch: alone, a photo's features depend on nobody else's
-        self._batch = 1 if backbone.precision == "int8" else limits.batch
+        # int8 made at run time takes its ranges from a whole batch: alone, a photo's features depend on nobody else's
+        self._batch = limits.batch if backbone.precision == DEFAULT_PRECISION else 1
         decoders = cores()
         self._decoders = ThreadPoolExecutor(decoders, "decode")
         self._free = asyncio.Semaphore(decoders)  # so that waiting for one does not count as decoding

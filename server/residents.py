@@ -13,13 +13,16 @@ from contextlib import nullcontext
 from dataclasses import dataclass
 
 import numpy as np
+import structlog
 from numpy.typing import NDArray
 from starlette.concurrency import run_in_threadpool
 
 from edge_qprompt.backbone import Backbone
 from edge_qprompt.classifier import Classifier, Prediction
+from edge_qprompt.errors import NotFoundError, PackError
 from edge_qprompt.manifest import IMAGE_WEIGHTS, TEXT_WEIGHTS
 from edge_qprompt.pack import Pack
+from edge_qprompt.precision import mismatch
 from edge_qprompt.tasks import Own, Tasks
 from server.catalogue import Catalogue, Target
 from server.lru import Lru
@@ -34,6 +37,7 @@ STACK_BYTES = 4096  # of a combination of tasks, beside its class features
 
 
 Array = NDArray[np.float32]
+log = structlog.get_logger("edge_qprompt.server")
 
 
 @dataclass(frozen=True)
@@ -96,6 +100,10 @@ class Residents:
             self._coming[key] = asyncio.create_task(self._load(key, pack))
         return await asyncio.shield(self._coming[key])  # others may wait for it too
 
+    def mismatch(self, name: str, pack: Pack) -> str | None:
+        """As `precision.mismatch`, on this server's backbone."""
+        return mismatch(name, pack, self._backbone.precision, self._backbone.manifest.precisions)
+
     async def tasks(self, targets: Sequence[Target], labels: tuple[str, ...]) -> Tasks:
         """All targets as one classifier, each under its task's name.
 
@@ -141,13 +149,25 @@ class Residents:
             pack = pack or Pack.decode(await self.pack(key.pack))
             labels = tuple(dict.fromkeys((*(pack.class_names or ()), *key.labels)))
             make = asyncio.get_running_loop().run_in_executor
-            classifier = await make(self._thread, Classifier, self._backbone, pack, labels)
+            adapter = await self._adapter(pack)
+            classifier = await make(self._thread, Classifier, self._backbone, pack, labels, adapter)
             self.kept.put(key, classifier, _size(classifier))
+            if said := self.mismatch(key.pack, pack):
+                log.warning("another precision", pack=key.pack, warning=said)
             self._metrics.residents.set(len(self.kept))
             self._metrics.resident_bytes.set(self.kept.size)
             return classifier
         finally:
             del self._coming[key]
+
+    async def _adapter(self, pack: Pack) -> Pack | None:
+        """The pack with the adapter that a pack refers to, from the catalogue."""
+        if pack.shared_adapter is None:
+            return None
+        try:
+            return Pack.decode(await self.pack(pack.shared_adapter))
+        except NotFoundError as error:
+            raise PackError(f"the pack needs the adapter {pack.shared_adapter}, which is not here: publish that first") from error
 
 
 def _size(classifier: Classifier) -> int:

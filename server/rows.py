@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from datetime import UTC, datetime
 from typing import Any
 
-from sqlalchemy import Row, Select, select
+from sqlalchemy import Connection, Row, Select, select
 
 from edge_qprompt.statement import stamp as utc
 from server.schema import packs, versions
@@ -25,6 +26,14 @@ def accuracy_of(report: dict[str, Any] | None) -> float | None:
 def version_rows() -> Select[Any]:
     """Versions with their packs."""
     return select(versions, packs).join(packs, packs.c.id == versions.c.pack_id)
+
+
+def by_task(db: Connection, query: Any, ids: Iterable[int]) -> dict[int, list[Row[Any]]]:
+    """The query's rows of some tasks."""
+    found: dict[int, list[Row[Any]]] = {}
+    for row in db.execute(query.where(versions.c.task_id.in_(list(ids)))):
+        found.setdefault(row.task_id, []).append(row)
+    return found
 
 
 def summary(row: Row[Any]) -> dict[str, Any]:

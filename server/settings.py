@@ -71,7 +71,7 @@ class ServerSettings:
 
     store: str
     backbone: str = "nano"
-    precision: str = "fp32"
+    precision: str = "auto"
     providers: str = "cpu"
     threads: int = 0
     anonymous_read: bool = True

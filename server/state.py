@@ -60,7 +60,8 @@ class State:
             log.error("the encoders cannot be loaded", error=str(error))  # readyz goes on saying so
             raise
         self.ready.set()
-        log.info("ready", backbone=self.backbone.manifest.name, precision=self.backbone.precision)
+        chosen = {"note": self.backbone.note} if self.backbone.note else {}
+        log.info("ready", backbone=self.backbone.manifest.name, precision=self.backbone.precision, **chosen)
 
     def _warm(self) -> None:
         size = self.backbone.manifest.preprocess.size

@@ -84,6 +84,7 @@ def section_lists(draw: st.DrawFn) -> tuple[Section, ...]:
         names_digest_section(draw(NAMES)),
         Section(Tag.PROVENANCE, draw(TEXT).encode()),
         Section(Tag.RESIDUAL_BIAS, struct.pack("<f", draw(st.floats(width=32, allow_nan=False, allow_infinity=False)))),
+        Section(Tag.SHARED_ADAPTER, draw(st.binary(min_size=32, max_size=32))),
         Section(Tag.TEMPLATES, "\n".join("{}" + draw(TEXT).replace("}", "") for _ in range(draw(st.integers(2, 4)))).encode()),
         Section(Tag.TEMPLATE, (draw(TEXT).replace("{", "") + "{}" + draw(TEXT).replace("}", "")).encode()),
     ]

@@ -15,7 +15,21 @@ from conftest import DEMO, Command, Learned, MakePhotos
 from device_agent.commands.adapt import curve
 from edge_qprompt import Backbone, Pack
 
-VERBS = ("adapt", "backbones", "classify", "demo", "evaluate", "export", "inspect", "keygen", "pull", "push", "rollback", "tasks")
+VERBS = (
+    "adapt",
+    "backbones",
+    "classify",
+    "demo",
+    "evaluate",
+    "export",
+    "inspect",
+    "keygen",
+    "pull",
+    "push",
+    "rollback",
+    "split",
+    "tasks",
+)
 QUICK = ("--epochs", "1")
 TEST_BAG = DEMO / "test" / "bag"
 

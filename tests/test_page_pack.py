@@ -56,6 +56,7 @@ def test_any_pack_reads_the_same(read: Read, pack: Pack) -> None:
     assert got["templates"] == (None if templates is None else templates.decode().split("\n"))
     bias = pack.section(Tag.RESIDUAL_BIAS)
     assert got["residualBias"] == (None if bias is None else pytest.approx(struct.unpack("<f", bias)[0], rel=1e-9))
+    assert got["sharedAdapter"] == pack.shared_adapter
     provenance = pack.section(Tag.PROVENANCE)
     assert got["provenance"] == (None if provenance is None else provenance.decode())
     assert [section["size"] for section in got["sections"]] == [section.size for section in pack.sections]

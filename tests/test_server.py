@@ -19,6 +19,7 @@ from conftest import DEMO
 from fastapi.testclient import TestClient
 from packs import quantized
 from prometheus_client.parser import text_string_to_metric_families
+from structlog.testing import capture_logs
 
 from edge_qprompt import Backbone, Classifier
 from edge_qprompt.pack import Method, Pack, PackTensor, Precision, Role, names_section
@@ -502,3 +503,13 @@ def test_an_encoder_that_fails_tells_everyone_and_goes_on(nano: Backbone) -> Non
         asyncio.run(ask())
     finally:
         encoder.close()
+
+
+def test_a_pack_of_another_precision_is_warned_of(tmp_path: Path, width: int) -> None:
+    with capture_logs() as log:
+        for running in start(tmp_path / "store"):
+            fits = running.publish("fits", make_pack(width))
+            differs = running.publish("differs", replace(make_pack(width), precision=Precision.INT8))
+    assert fits["warnings"] == []
+    assert "differs was learned for int8 and runs on fp32" in differs["warnings"][0]
+    assert [line["pack"] for line in log if line["event"] == "another precision"] == [differs["pack"]]

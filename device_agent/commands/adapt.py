@@ -145,7 +145,7 @@ def command(data: Path, out: Path, as_json: bool, names: Path | None, resume: bo
         _check_report(report)
     for template in options["templates"]:
         check_template(template)
-    backbone = terminal.open_backbone(options["backbone"], options["precision"], options["providers"])
+    backbone = terminal.open_backbone(options["backbone"], _precision(options), options["providers"])
     dataset = load_dataset(data, names).select(options["classes"])
     names_section(dataset.names)  # a name that no pack can hold is better known now than after learning
     from edge_qprompt.learn.adapt import adapt
@@ -171,6 +171,14 @@ def command(data: Path, out: Path, as_json: bool, names: Path | None, resume: bo
     if report is not None:
         told["report"] = str(_write_page(result, told, report))
     terminal.emit(told, as_json, _lines)
+
+
+def _precision(options: dict[str, Any]) -> str:
+    """What to open the backbone with: methods inside the image tower learn, and run, in fp32."""
+    from edge_qprompt.learn.methods import INSIDE
+    from edge_qprompt.precision import AUTO, FP32
+
+    return FP32 if options["precision"] == AUTO and options["method"] in INSIDE else str(options["precision"])
 
 
 def _write_page(result: Adaptation, told: dict[str, Any], folder: Path) -> Path:

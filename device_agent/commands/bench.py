@@ -44,7 +44,7 @@ def _numbers(ctx: click.Context, param: click.Parameter, value: str) -> list[int
 )
 @click.option("--methods", metavar="NAMES", help="With commas between them; the main ones if not given. Not for ablation.")
 @terminal.backbone_option
-@terminal.precision_option
+@click.option("--precision", default="fp32", show_default=True, help=terminal.PRECISION_HELP)
 @click.option("--seeds", default="1", show_default=True, callback=_numbers, help="1,2,3 ...: choice of photos, crops, noise.")
 @click.option("--epochs", type=click.IntRange(0), help="Passes over the photos, instead of the protocol's.")
 @click.option("--shots", type=click.IntRange(1), help="Photos a class, instead of the protocol's. Not for few-shot.")

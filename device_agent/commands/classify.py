@@ -22,8 +22,9 @@ PACK_SUFFIX = ".qpk"
 @click.argument("pack", type=click.Path(path_type=Path))
 @click.argument("images", metavar="[PACKS]... IMAGES...", nargs=-1, required=True)
 @terminal.backbone_option
-@terminal.precision_option
+@terminal.packs_precision_option
 @terminal.providers_option
+@terminal.adapter_option
 @click.option("--labels", help="a,b,c instead of the pack's class names; +a,b,c in addition to them.")
 @click.option("--top", type=click.IntRange(1), default=3, show_default=True, help="Labels a photo.")
 @terminal.strict_option
@@ -32,8 +33,9 @@ def command(
     pack: Path,
     images: tuple[str, ...],
     backbone: str,
-    precision: str,
+    precision: str | None,
     providers: str,
+    adapters: tuple[Path, ...],
     labels: str | None,
     top: int,
     strict: bool,
@@ -55,13 +57,13 @@ def command(
 
     packs, images = _split(pack, images)
     opened = {name: Pack.open(path) for name, path in packs.items()}
-    model = terminal.open_backbone(backbone, precision, providers)
-    for each in opened.values():
-        model.check(each)
+    shared = {name: terminal.adapter_of(path, opened[name], adapters) for name, path in packs.items()}
+    by_file = {path.name: opened[name] for name, path in packs.items()}
+    model = terminal.open_backbone_for(by_file, backbone, precision, providers)
     paths = [path for image in images for path in _expand(image)]
     tasks = Tasks(model)
     for name, each in opened.items():
-        tasks.add(name, Classifier(model, each, wanted_labels(labels, each.class_names)))
+        tasks.add(name, Classifier(model, each, wanted_labels(labels, each.class_names), shared[name]))
     results: list[dict[str, Any]] = []
     skipped: list[tuple[Path, str]] = []
     with terminal.Progress() as progress:

@@ -15,8 +15,9 @@ from device_agent import terminal
 @click.argument("pack", type=click.Path(path_type=Path))
 @click.argument("data", type=click.Path(path_type=Path))
 @terminal.backbone_option
-@terminal.precision_option
+@terminal.packs_precision_option
 @terminal.providers_option
+@terminal.adapter_option
 @terminal.classes_option
 @terminal.template_option
 @terminal.names_option
@@ -26,8 +27,9 @@ def command(
     pack: Path,
     data: Path,
     backbone: str,
-    precision: str,
+    precision: str | None,
     providers: str,
+    adapters: tuple[Path, ...],
     classes: str,
     templates: tuple[str, ...],
     names: Path | None,
@@ -53,12 +55,12 @@ def command(
     from edge_qprompt.pack import Pack
 
     opened = Pack.open(pack)
-    model = terminal.open_backbone(backbone, precision, providers)
-    model.check(opened)
+    adapter = terminal.adapter_of(pack, opened, adapters)
+    model = terminal.open_backbone_for({pack.name: opened}, backbone, precision, providers)
     dataset = load_dataset(data, names).select(classes)
     terminal.warn_notes(dataset.notes)
     photos, split = (dataset.test, "test") if dataset.test else (dataset.train, "all photos")
-    learned = Classifier(model, opened, dataset.names)
+    learned = Classifier(model, opened, dataset.names, adapter)
     by_hand = zero_shot(model, dataset.names, *templates)
     encoders = {learned.backbone: "encode photos"}
     encoders.setdefault(model, "encode photos for the hand-written prompt")  # another one if the pack changes the encoder

@@ -32,6 +32,7 @@ def command(pack: Path, as_json: bool) -> None:
 def describe(pack: Any, path: str) -> dict[str, Any]:
     """The report as plain data."""
     from edge_qprompt.pack import SECTION, Method, Precision, Role, Tag
+    from edge_qprompt.shared_adapter import ROLES, beside
 
     names_section = pack.section(Tag.CLASS_NAMES)
     names = 0 if names_section is None else SECTION.size + len(names_section)
@@ -39,6 +40,7 @@ def describe(pack: Any, path: str) -> dict[str, Any]:
     total = len(pack.encode())
     sections = sum(SECTION.size + len(section.data) for section in pack.sections) - names
     provenance = pack.section(Tag.PROVENANCE)
+    here = None if pack.shared_adapter is None else beside(Path(path), pack.shared_adapter)
     return {
         "pack": path,
         "pack_id": pack.pack_id,
@@ -61,6 +63,9 @@ def describe(pack: Any, path: str) -> dict[str, Any]:
             }
             for tensor in pack.tensors
         ],
+        "adapter_bytes": sum(tensor.size for tensor in pack.tensors if tensor.role in ROLES),
+        "shared_adapter": pack.shared_adapter,
+        "shared_adapter_bytes": here.stat().st_size if here and here.exists() else None,
         "class_names": None if pack.class_names is None else list(pack.class_names),
         "template": pack.template,
         "templates": list(pack.templates),
@@ -87,6 +92,13 @@ def _lines(r: dict[str, Any]) -> list[str]:
         if tensor["codebook"]:
             shown = ", ".join(f"{value:+.5f}" for value in tensor["codebook"][:16])
             lines.append(f"codebook   {shown}{' ...' if len(tensor['codebook']) > 16 else ''}")
+    if r["adapter_bytes"]:
+        lines.append(f"adapter    {r['adapter_bytes']} bytes of this pack (`edge-qprompt split` lets others share it)")
+    if r["shared_adapter"]:
+        size = (
+            "not beside this pack" if r["shared_adapter_bytes"] is None else f"{r['shared_adapter_bytes']} bytes beside this pack"
+        )
+        lines.append(f"adapter    {r['shared_adapter']}, {size}")
     lines += [f"template   {template}" for template in r["templates"]]
     names = r["class_names"]
     lines.append(f"classes    {'not in the pack' if names is None else f'{len(names)}: ' + ', '.join(names)}")

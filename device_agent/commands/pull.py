@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
     from device_agent.catalogue import Catalogue
+    from edge_qprompt.pack import Pack
     from edge_qprompt.statement import Statement
 
 KEPT = ".channel.json"  # beside the pack: the envelope that was accepted last
@@ -47,6 +48,7 @@ def command(
     and channel, not be older than the last one (kept beside the pack, as P.qpk.channel.json), and not
     have expired; the pack must be the very bytes it names, and of this --backbone. If anything is wrong,
     the pack that is there stays, and the command ends with 1. So a timer may run it every hour.
+    An adapter that the pack refers to is fetched too, and lies beside it.
 
     \b
       edge-qprompt pull flowers --server https://packs.example.org --trust fleet.pub --out flowers.qpk
@@ -77,14 +79,31 @@ def _pull(catalogue: Catalogue, key: Ed25519PublicKey, name: str, channel: str, 
     last = _last(kept)
     envelope = catalogue.envelope(name, channel)
     statement = accept(envelope, key, name, channel, last, datetime.now(UTC))
-    here = _held(out, statement)
+    here = _held(out, statement.pack_id, statement.size)
     data = catalogue.pack(statement.pack_id, statement.size) if here is None else here
-    check_pack(data, statement, fingerprint)
+    pack = check_pack(data, statement, fingerprint)
+    adapter = _adapter(catalogue, out, pack)
     if here is None:
         write_whole(out, data)
     if statement != last:
         write_whole(kept, envelope)
-    return describe(statement, changed=here is None)
+    return describe(statement, changed=here is None) | adapter
+
+
+def _adapter(catalogue: Catalogue, out: Path, pack: Pack) -> dict[str, Any]:
+    """Fetch what the pack refers to, unless it is beside already; before the pack, which is of no use without it."""
+    from edge_qprompt.pack_layout import MAX_BYTES
+    from edge_qprompt.shared_adapter import beside
+    from edge_qprompt.update import check_adapter
+
+    if pack.shared_adapter is None:
+        return {}
+    path = beside(out, pack.shared_adapter)
+    if (data := _held(path, pack.shared_adapter, MAX_BYTES)) is None:
+        data = catalogue.pack(pack.shared_adapter, MAX_BYTES)
+        check_adapter(data, pack)
+        write_whole(path, data)
+    return {"adapter": str(path), "adapter_size": len(data)}
 
 
 def _last(kept: Path) -> Statement | None:
@@ -100,13 +119,13 @@ def _last(kept: Path) -> Statement | None:
         raise SignatureError(f"{kept}: {error}; remove it to start anew, which forgets what was accepted before") from error
 
 
-def _held(out: Path, statement: Statement) -> bytes | None:
-    """The statement's pack, if that is what the file holds already."""
-    if not out.exists():
+def _held(path: Path, pack_id: str, size: int) -> bytes | None:
+    """A pack of at most `size` bytes, if that is what the file holds already."""
+    if not path.exists():
         return None
-    with out.open("rb") as file:
-        data = file.read(statement.size + 1)
-    return data if hashlib.sha256(data).hexdigest() == statement.pack_id else None
+    with path.open("rb") as file:
+        data = file.read(size + 1)
+    return data if hashlib.sha256(data).hexdigest() == pack_id else None
 
 
 def _lines(r: dict[str, Any]) -> list[str]:
@@ -114,4 +133,5 @@ def _lines(r: dict[str, Any]) -> list[str]:
     return [
         f"{r['pack']} {news} {r['task']} version {r['version']}, {r['size']} bytes",
         f"{r['channel']} of {r['server']}, serial {r['serial']}, signed until {r['expires']}",
+        *([f"adapter {r['adapter']}, {r['adapter_size']} bytes"] if "adapter" in r else []),
     ]

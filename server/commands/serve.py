@@ -23,7 +23,12 @@ GRACE_SECONDS = 30  # for what is under way when the server is asked to stop
     help="Where tasks and packs are kept: a folder (made if need be), or postgresql://user@host/name.",
 )
 @click.option("--backbone", default="nano", show_default=True, metavar="NAME|DIR", help="Frozen model of all tasks.")
-@click.option("--precision", default="fp32", show_default=True, help="Image encoder: fp32, int8 or auto.")
+@click.option(
+    "--precision",
+    default="auto",
+    show_default=True,
+    help="Image encoder: fp32, or int8 and the like if exported; auto: the fastest here, of those that lose little.",
+)
 @click.option("--providers", default="cpu", show_default=True, metavar="NAMES", help="What runs the image encoder.")
 @click.option("--threads", type=click.IntRange(0), default=0, help="Cores that a batch uses; 0, the default, is one.")
 @click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on; 0.0.0.0 for all.")

@@ -15,7 +15,7 @@ const RAW_BITS = 16;
 const MAGIC = 0x89_51_50_4b; // read big-endian
 const ESSENTIAL_BELOW = 128;
 const MAX_TEMPLATES = 128;
-const TAGS = { 1: "template", 2: "residualBias", 3: "templates", 128: "classNames", 129: "namesDigest", 130: "provenance" };
+const TAGS = { 1: "template", 2: "residualBias", 3: "templates", 4: "sharedAdapter", 128: "classNames", 129: "namesDigest", 130: "provenance" };
 const METHODS = ["zero-shot", "coop", "qcoop", "kgcoop", "prograd", "ptq-coop", "noise-coop", "qres", "qcoop+qres",
   "cocoop", "clip-adapter", "clip-lora", "maple", "qmaple", "learned-qres",
   "p4q", "qp4q", "p4q-prompt", "p4q-adapter"];
@@ -28,7 +28,7 @@ export class PackError extends Error {}
 /** Decode an ArrayBuffer.
  *
  * Returns {size, method, precision, fingerprint, tensors, sections, classNames, template, templates, residualBias,
- * namesDigest, provenance}; a tensor has
+ * sharedAdapter, namesDigest, provenance}, the adapter's digest in hex; a tensor has
  * {role, bits, shape, codebook, indexes, values, size, payload}: codebook and indexes are null in a raw one, values is null in a
  * quantized one.
  */
@@ -64,8 +64,12 @@ function readHead(view) {
     tensorCount: view.getUint8(6),
     method: METHODS[view.getUint8(7)] ?? `method ${view.getUint8(7)}`,
     extension: view.getUint32(8, true),
-    fingerprint: Array.from(new Uint8Array(view.buffer, 12, 8), (byte) => byte.toString(16).padStart(2, "0")).join(""),
+    fingerprint: hex(new Uint8Array(view.buffer, 12, 8)),
   };
+}
+
+function hex(bytes) {
+  return Array.from(bytes, (byte) => byte.toString(16).padStart(2, "0")).join("");
 }
 
 /** The offset of the next `count` bytes, which are stepped over. */
@@ -144,7 +148,7 @@ function readIndexes(stream, count, bits) {
 }
 
 function readSections(reader) {
-  const found = { classNames: null, template: null, templates: null, residualBias: null, namesDigest: null, provenance: null };
+  const found = { classNames: null, template: null, templates: null, residualBias: null, sharedAdapter: null, namesDigest: null, provenance: null };
   const sections = [];
   while (reader.at < reader.end) {
     check(sections.length < MAX_SECTIONS, `more than ${MAX_SECTIONS} sections`);
@@ -162,9 +166,9 @@ function readSections(reader) {
 }
 
 function readKnown(name, data) {
-  if (name === "namesDigest") {
-    check(data.length === 32, "the digest of the class names is not 32 bytes");
-    return data;
+  if (name === "namesDigest" || name === "sharedAdapter") {
+    check(data.length === 32, `section ${name} is not 32 bytes, as a SHA-256 is`);
+    return name === "sharedAdapter" ? hex(data) : data;
   }
   if (name === "residualBias") {
     const value = data.length === 4 ? new DataView(data.buffer, data.byteOffset).getFloat32(0, true) : NaN;

@@ -37,6 +37,7 @@ export function packCard(pack, shown) {
     sizes(pack),
     facts([
       ["Learned from", `${pack.precision} features of backbone `, el("code", {}, pack.fingerprint)],
+      pack.sharedAdapter ? ["Adapter", "in another pack, ", el("code", { class: "digest" }, pack.sharedAdapter)] : null,
       pack.provenance ? ["Note", nameOf(pack.provenance)] : null,
       ["SHA-256", el("code", { class: "digest" }, String(shown.pack))],
     ]));

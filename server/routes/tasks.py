@@ -13,8 +13,10 @@ from starlette.datastructures import UploadFile
 from starlette.responses import JSONResponse
 
 from edge_qprompt.errors import PackError, SignatureError
+from edge_qprompt.head import check_adapter
 from edge_qprompt.pack import Pack
 from edge_qprompt.pack_layout import MAX_BYTES
+from edge_qprompt.shared_adapter import is_adapter
 from edge_qprompt.statement import MAX_ENVELOPE_BYTES, Envelope
 from server.access import Promoter, Publisher, Reader
 from server.body import MULTIPART, Body, body_of
@@ -73,17 +75,26 @@ async def task(request: Request, who: Reader, task: TaskName) -> dict[str, Any]:
     },
 )
 async def publish(request: Request, who: Publisher, task: TaskName) -> Response:
-    """Publish a pack as the task's next version. The same bytes again give the version that they have, and 200."""
+    """Publish a pack as the task's next version. The same bytes again give the version that they have, and 200.
+
+    A pack with nothing but an adapter is for others to refer to, and must be here before them; no channel can point at it.
+    `warnings` says where it loses accuracy on this server.
+    """
     state = state_of(request)
     async with body_of(request, MAX_BYTES + state.settings.limits.report_bytes + FORM_BYTES) as body:
         data, report = await _upload(body, state.settings.limits.report_bytes)
     pack = Pack.decode(data)
-    if pack.class_names is None:
-        raise PackError("the pack holds no class names, so nobody could use it here: adapt again with this version")
-    _gate(state, report)
-    await state.residents.classifier(Key(pack.pack_id), pack)  # does it run on this backbone?
+    if is_adapter(pack):
+        check_adapter(state.backbone, pack)
+    else:
+        if pack.class_names is None:
+            raise PackError("the pack holds no class names, so nobody could use it here: adapt again with this version")
+        _gate(state, report)
+        await state.residents.classifier(Key(pack.pack_id), pack)  # does it run on this backbone?
     done = await run_in_threadpool(state.catalogue.publish, task, pack, report, who.name)
+    said = state.residents.mismatch(task, pack)
     facts = {"task": done.task, "version": done.version, "pack": done.pack, "size": done.size}
+    facts["warnings"] = [said] if said else []
     return JSONResponse(facts, 201 if done.created else 200)
 
 
