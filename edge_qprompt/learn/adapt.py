@@ -218,9 +218,8 @@ def _learn(
     if takes_pixels(factory):
         backbone = backbone.in_float()  # as packs that change the encoders run
     start = initial_context(backbone, settings.n_ctx, settings.loop.seed, words=settings.words)
-    problem = Problem.of(
-        backbone, data.names, start, train.features.values, train.labels, by_hand.class_features, settings.engine, teacher
-    )
+    features, labels, classes = train.features.values, train.labels, by_hand.class_features
+    problem = Problem.of(backbone, data.names, start, features, labels, classes, settings.engine, teacher)
     method = factory(problem, settings.method_settings)
     schedule = settings.loop.over(method.schedule)
     file = CheckpointFile(checkpoint, _digest(backbone, data, settings, schedule, train), resume) if checkpoint else None
@@ -240,7 +239,7 @@ def _learn(
 
 
 def _teacher(backbone: Backbone, data: Dataset, settings: AdaptSettings, train: Labelled, progress: Progress) -> Teacher:
-    from edge_qprompt.learn.teacher import Teacher
+    from edge_qprompt.learn.teacher import Teacher  # torch
 
     templates, told = settings.method_settings.templates, _stage(progress, "encode in fp32")
     return Teacher.of(backbone, data.names, templates, train.paths, _views(settings), told)
