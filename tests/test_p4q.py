@@ -162,7 +162,7 @@ def test_a_pack_answers_as_it_was_trained(nano: Backbone, tmp_path: Path, name: 
 
 
 def quantized_nano(nano: Backbone, folder: Path) -> Path:
-    """Nano, its text weights in 7 bits and softmax in 8 as far as the file says; the graphs are the float ones under other names."""
+    """Nano, its text weights in 7 bits and softmax in 8, as the file says; the graphs are the float ones under other names."""
     shutil.copytree(nano.folder, folder)
     for tower in ("image.fp32", "text"):
         shutil.copy(folder / f"{tower}.onnx", folder / f"{tower.removesuffix('.fp32')}.int8.onnx")
