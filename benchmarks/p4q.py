@@ -27,7 +27,14 @@ from edge_qprompt.photo import decode_photo, read_photo, to_pixels
 from edge_qprompt.speed import median_seconds
 
 PRECISIONS = ("fp32", "int8", "w4a8", "w4a4")
-METHODS = {"zero-shot": "zero-shot", "coop": "CoOp", "p4q-prompt": "prompt", "p4q-adapter": "adapter", "p4q": "P4Q", "qp4q": "P4Q, 1 bit"}
+METHODS = {
+    "zero-shot": "zero-shot",
+    "coop": "CoOp",
+    "p4q-prompt": "prompt",
+    "p4q-adapter": "adapter",
+    "p4q": "P4Q",
+    "qp4q": "P4Q, 1 bit",
+}
 SEEDED = ("p4q-adapter", "p4q", "qp4q")
 PROTOCOL = "p4q"
 PHOTOS = 64
@@ -83,7 +90,7 @@ def speeds(folder: Path) -> dict[str, float]:
 
 
 def table(folder: Path, rows: Sequence[Row], fast: dict[str, float]) -> list[str]:
-    """Means over the data sets by precision and method; where there are several seeds, with the smallest and largest of their means."""
+    """Means over the data sets by precision and method; of several seeds, with the smallest and largest."""
     found: dict[tuple[str, str], dict[int, list[float]]] = defaultdict(lambda: defaultdict(list))
     for row in rows:
         found[row["precision"], row["method" if "method" in row else "variant"]][row["seed"]].extend(row["measured"].values())
@@ -123,7 +130,10 @@ def main() -> None:
         for i, cell in enumerate(cells, 1):
             if cell not in kept:
                 kept.add(cell.run())
-                print(f"{i} of {len(cells)}: {folder.name} {Path(cell.data).name} {cell.precision} {cell.variant} {cell.seed}", flush=True)
+                print(
+                    f"{i} of {len(cells)}: {folder.name} {Path(cell.data).name} {cell.precision} {cell.variant} {cell.seed}",
+                    flush=True,
+                )
         rows = kept.of(cells_of(folder, data, args.seeds, list(METHODS)))
         speed = args.out / f"{folder.name}.speed.json"
         speed.write_text(json.dumps(speeds(folder)))

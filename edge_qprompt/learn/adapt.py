@@ -31,7 +31,6 @@ from edge_qprompt.prompts import name_tokens
 
 if TYPE_CHECKING:
     from edge_qprompt.learn.loop import Run
-    from edge_qprompt.learn.teacher import Teacher
 
 Progress = Callable[[str, int, int, str], None]
 Result = tuple[tuple[PackTensor, ...], tuple[Section, ...]]  # of a method
@@ -211,10 +210,14 @@ def _learn(
     from edge_qprompt.learn.inputs import Inputs, takes_pixels, takes_teacher
     from edge_qprompt.learn.loop import learn
     from edge_qprompt.learn.problem import Problem, initial_context
+    from edge_qprompt.learn.teacher import Teacher
     from edge_qprompt.learn.threads import torch_threads
 
     kind = METHODS[settings.method]
-    teacher = _teacher(backbone, data, settings, train, progress) if takes_teacher(kind) else None
+    teacher = None
+    if takes_teacher(kind):
+        templates, told = settings.method_settings.templates, _stage(progress, "encode in fp32")
+        teacher = Teacher.of(backbone, data.names, templates, train.paths, _views(settings), told)
     if takes_pixels(kind):
         backbone = backbone.in_float()  # as packs that change the encoders run
     own: int = getattr(kind, "n_ctx", N_CTX)
@@ -222,9 +225,8 @@ def _learn(
     settings = replace(settings, n_ctx=n_ctx)
     fitted = getattr(kind, "fits_words", False)
     start = initial_context(backbone, n_ctx, settings.loop.seed, words=settings.words, fitted=fitted)
-    problem = Problem.of(
-        backbone, data.names, start, train.features.values, train.labels, by_hand.class_features, settings.engine, teacher
-    )
+    features, labels, classes = train.features.values, train.labels, by_hand.class_features
+    problem = Problem.of(backbone, data.names, start, features, labels, classes, settings.engine, teacher)
     method = kind(problem, settings.method_settings)
     schedule = settings.loop.over(method.schedule)
     file = CheckpointFile(checkpoint, _digest(backbone, data, settings, schedule, train), resume) if checkpoint else None
@@ -241,13 +243,6 @@ def _learn(
         run = learn(method, inputs.values, problem.labels, settings.loop, file, tell)
     precision = Precision[backbone.precision.upper()]
     return _Learned(method.number, precision, method.result(), snapshots, method.facts(), schedule, run, inputs.engine)
-
-
-def _teacher(backbone: Backbone, data: Dataset, settings: AdaptSettings, train: Labelled, progress: Progress) -> Teacher:
-    from edge_qprompt.learn.teacher import Teacher
-
-    templates, told = settings.method_settings.templates, _stage(progress, "encode in fp32")
-    return Teacher.of(backbone, data.names, templates, train.paths, _views(settings), told)
 
 
 def _stage(progress: Progress, stage: str) -> Callable[[int, int], None]:
