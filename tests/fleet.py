@@ -1,4 +1,4 @@
-"""What the tests of signed channels share: keys, statements, and a small server that can be told to misbehave."""
+"""What the tests of signed channels share: keys, statements, a small server that can be told to misbehave, and who asks it."""
 
 from __future__ import annotations
 

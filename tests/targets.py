@@ -1,0 +1,65 @@
+"""A live server to attack, with small limits, and what must hold of it whatever was sent."""
+
+from __future__ import annotations
+
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+
+import httpx
+from hostile import PHOTO, statuses, talk
+from servers import LiveServer
+
+from edge_qprompt import Backbone, Pack
+from edge_qprompt.pack import Method, Precision, Section, Tag, names_section
+
+BODY_SECONDS = 3
+BODY_MB, MEGAPIXELS, CACHE_MB = 4, 4, 8
+OPTIONS = ("--max-body-mb", BODY_MB, "--max-megapixels", MEGAPIXELS, "--cache-mb", CACHE_MB, "--body-seconds", BODY_SECONDS)
+
+
+def clothes(nano: Backbone, template: str = "a photo of a {}.") -> Pack:
+    """Ready without any learning, and good enough for one photo of a bag."""
+    sections = (Section(Tag.TEMPLATE, template.encode()), names_section(("bag", "ankle boot", "t-shirt")))
+    return Pack(nano.manifest.short_fingerprint, Method.ZERO_SHOT, Precision.FP32, (), sections)
+
+
+@dataclass(frozen=True)
+class Target:
+    """The server under attack.
+
+    Attributes:
+        most_mb: that its limits allow it, by the formula of docs/operate.md.
+    """
+
+    server: LiveServer
+    token: str
+    most_mb: float
+    client: httpx.Client
+
+    @property
+    def authorised(self) -> str:
+        return f"Authorization: Bearer {self.token}"
+
+    def honest(self, method: str, path: str, **more: object) -> httpx.Response:
+        return self.client.request(method, path, **more)  # type: ignore[arg-type]
+
+    def send(self, requests: list[bytes], at_once: int = 8) -> list[int]:
+        """Send each on a connection of its own; the status of each answer."""
+        with ThreadPoolExecutor(at_once) as pool:
+            answers = list(pool.map(lambda each: talk(self.server.port, [each]), requests))
+        assert len(answers) == len(requests)
+        for sent, received in zip(requests, answers, strict=True):
+            wrong = [status for status in statuses(received) if status >= 500 and status != 503]
+            assert not wrong, (sent[:500], received[:500])
+        return [status for received in answers for status in statuses(received)]
+
+    def check(self) -> None:
+        """Alive, no larger than allowed, nothing unforeseen in the log, and a photo gets its label."""
+        assert self.server.process.poll() is None, self.server.log.read_text()[-3000:]
+        answer = self.honest("POST", "/v1/classify?task=clothes", content=PHOTO.read_bytes())
+        assert answer.status_code == 200, answer.text
+        assert answer.json()["images"][0]["tasks"]["clothes"]["labels"][0]["label"] == "bag"
+        assert "edge_qprompt_waiting_photos 0.0" in self.honest("GET", "/metrics").text
+        log = self.server.log.read_text()
+        assert "Traceback" not in log, log[log.index("Traceback") - 500 :][:5000]
+        assert self.server.memory_mb("VmHWM") < self.most_mb
