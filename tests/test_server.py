@@ -5,15 +5,17 @@ from __future__ import annotations
 import json
 import sys
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
-from apis import NAMES, OTHER, PHOTO, Api
+from apis import NAMES, OTHER, PHOTO, Api, make_pack, start
 from prometheus_client.parser import text_string_to_metric_families
 from structlog.testing import capture_logs
 
 from edge_qprompt import Backbone, Classifier
-from edge_qprompt.pack import Pack
+from edge_qprompt.pack import Pack, Precision
 from server.settings import Limits, ServerSettings
 
 pytest_plugins = ("api_fixtures",)
@@ -167,66 +169,6 @@ def test_the_server_does_without_torch() -> None:
         "import sys, server.app, server.commands.serve; print(sorted({'torch', 'open_clip', 'torchvision'} & set(sys.modules)))"
     )
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip() == "[]"
-<<<<<<< HEAD
-
-
-class SlowLanes:
-    """A backbone with two lanes whose encoder notes how many photos each call has, and lets a test hold it."""
-
-    precision, lanes = "fp32", 2
-
-    def __init__(self, nano: Backbone) -> None:
-        self.manifest, self.sizes, self.go = nano.manifest, [], threading.Event()
-
-    def encode_images(self, pixels: np.ndarray, *, lane: bool = False) -> np.ndarray:
-        self.sizes.append(len(pixels))
-        assert lane
-        assert self.go.wait(10)
-        if pixels[0, 0, 0, 0] > 1e6:
-            raise RuntimeError("the encoder is broken")
-        return pixels[:, 0, 0, :1]
-
-
-def test_photos_that_are_ready_together_share_the_lanes_and_batches_grow_when_these_are_busy(nano: Backbone) -> None:
-    backbone = SlowLanes(nano)
-
-    async def ask(encoder: PhotoEncoder, count: int) -> list[float]:
-        first = [asyncio.ensure_future(encoder._feature(np.full((3, 2, 2), i, np.float32))) for i in range(2)]
-        await asyncio.sleep(0.1)
-        assert backbone.sizes == [1, 1]
-        later = [asyncio.ensure_future(encoder._feature(np.full((3, 2, 2), i, np.float32))) for i in range(2, count)]
-        await asyncio.sleep(0.1)
-        assert backbone.sizes == [1, 1]  # both lanes are busy
-        backbone.go.set()
-        found = [float(each[0]) for each in await asyncio.gather(*first, *later)]
-        assert not encoder._workers
-        assert not encoder._waiting
-        return found
-
-    encoder = PhotoEncoder(backbone, Limits(batch=2), Metrics())
-    try:
-        assert asyncio.run(ask(encoder, 8)) == list(range(8))
-    finally:
-        encoder.close()
-    assert sum(backbone.sizes) == 8
-    assert max(backbone.sizes) == 2
-
-
-def test_an_encoder_that_fails_tells_everyone_and_goes_on(nano: Backbone) -> None:
-    backbone = SlowLanes(nano)
-    backbone.go.set()
-    encoder = PhotoEncoder(backbone, Limits(batch=2), Metrics())
-
-    async def ask() -> None:
-        for _ in range(3):  # more often than there are lanes
-            with pytest.raises(RuntimeError, match="broken"):
-                await encoder._feature(np.full((3, 2, 2), 1e7, np.float32))
-        assert float((await encoder._feature(np.full((3, 2, 2), 5, np.float32)))[0]) == 5
-
-    try:
-        asyncio.run(ask())
-    finally:
-        encoder.close()
 
 
 def test_a_pack_of_another_precision_is_warned_of(tmp_path: Path, width: int) -> None:
@@ -237,5 +179,3 @@ def test_a_pack_of_another_precision_is_warned_of(tmp_path: Path, width: int) ->
     assert fits["warnings"] == []
     assert "differs was learned for int8 and runs on fp32" in differs["warnings"][0]
     assert [line["pack"] for line in log if line["event"] == "another precision"] == [differs["pack"]]
-=======
->>>>>>> wX
