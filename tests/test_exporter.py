@@ -23,7 +23,7 @@ from edge_qprompt.errors import ExportError
 from edge_qprompt.manifest import Manifest
 from edge_qprompt.photo import decode_photo, to_pixels
 from exporter import export as export_module
-from exporter import gates, int8_graph
+from exporter import gates, quantize
 from exporter.command import command
 from exporter.photos import DEMO
 from exporter.source import import_open_clip
@@ -228,12 +228,12 @@ def test_int8_that_is_too_far_off_is_not_written(vit: Exported, tmp_path: Path, 
 
 
 def test_a_quantizer_that_breaks_costs_only_int8(vit: Exported, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def broken(graph: int8_graph.Int8Graph, path: Path, nodes: object) -> None:
+    def broken(way: object, path: Path, nodes: object) -> None:
         path.write_bytes(b"half a graph")
         raise ValueError("no such operator")
 
     monkeypatch.setattr(export_module, "write_image_graph", corrupt_image(vit, 1.0))
-    monkeypatch.setattr(int8_graph.Int8Graph, "write", broken)
+    monkeypatch.setattr(quantize.Static, "write", broken)
     printed = json.loads(run(*vit.arguments, "--out", str(tmp_path / "b"), "--json").stdout)
     assert "cannot quantize this one (no such operator)" in printed["warnings"][0]
     Backbone.open(tmp_path / "b").verify()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import platform
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +16,9 @@ from edge_qprompt.manifest import PrecisionRecord
 from edge_qprompt.session import Session
 from exporter import equalize, int8, int8_graph
 from exporter.image_graph import write_image_graph
+from exporter.int8_graph import DynamicGraph
+from exporter.quantize import RECIPES, Static
+from exporter.quantized_graph import calibrate, folded
 
 
 def outlier_channels(model: Any, factor: float) -> None:
@@ -39,20 +41,31 @@ def cosine_of(path: Path, reference: Path, pixels: np.ndarray) -> float:
     return float((got * wanted).sum(axis=1).min())
 
 
+def batches_of(pixels: np.ndarray) -> list[dict[str, np.ndarray]]:
+    return [{"pixels": pixels[i : i + 4]} for i in range(0, len(pixels), 4)]
+
+
+def ways_of(folder: Path, pixels: np.ndarray) -> tuple[Static, DynamicGraph]:
+    """The two ways to an int8 encoder of a transformer."""
+    batches = batches_of(pixels)
+    calibrated = calibrate(folded(folder / "image.fp32.onnx"), batches)
+    weighted = [node.name for node in calibrated.products if node.name in calibrated.weights]
+    return Static(calibrated, RECIPES["int8"]), DynamicGraph.of(calibrated.model, weighted, batches)
+
+
 def test_smoothing_saves_outlier_channels(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     model, pixels = build(VIT), noise(32)
     outlier_channels(model, 100)
     write_image_graph(tmp_path, model.visual, 32, 48)
     fp32, int8_ = tmp_path / "image.fp32.onnx", tmp_path / "image.int8.onnx"
-    graph = int8_graph.prepare(fp32, pixels)
-    assert not graph.static
+    _, graph = ways_of(tmp_path, pixels)
     assert len(graph.nodes) == 12  # four matrices a block
     graph.write(int8_, graph.nodes)
     smoothed = cosine_of(int8_, fp32, pixels)
     onnx.save(graph.model, tmp_path / "smoothed.onnx")
     assert cosine_of(tmp_path / "smoothed.onnx", fp32, pixels) > 1 - 1e-5  # in float the function is the same
     monkeypatch.setattr(int8_graph, "smooth", lambda *_: 0)
-    graph = int8_graph.prepare(fp32, pixels)
+    _, graph = ways_of(tmp_path, pixels)
     graph.write(int8_, graph.nodes)
     assert 1 - smoothed < 0.1 * (1 - cosine_of(int8_, fp32, pixels))
 
@@ -69,13 +82,32 @@ def test_the_layer_that_hurts_stays_in_float(tmp_path: Path) -> None:
     def measure() -> PrecisionRecord:
         return PrecisionRecord(cosine_of(path, fp32, pixels), 1.0, len(pixels))
 
-    result = int8.write_int8(tmp_path, pixels, measure, lambda record: record.cosine > 0.999, lines.append)
+    ways = ways_of(tmp_path, pixels)
+    result = int8.write_int8(tmp_path, ways, pixels, measure, lambda record: record.cosine > 0.999, lines.append)
     assert result.written
     assert 0 < result.in_float < result.nodes / 2
-    assert len(lines) == 1  # the first try failed
-    graph = int8_graph.prepare(fp32, pixels)
-    (bad,) = int8.rank(graph, fp32, pixels[:4])[:1]
-    assert graph.nodes.index(bad) == 7  # c_proj is the fourth matrix of the second block
+    assert len(lines) == 1  # the first try failed, in both ways
+    for way, bad in zip(ways, (11, 7), strict=True):  # c_proj is the last of a block's six products, four of them with weights
+        assert way.nodes.index(int8.rank(way, fp32, pixels[:4])[0]) == bad
+
+
+def test_the_faster_of_those_that_pass_is_taken(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    model, pixels = build(VIT), noise(32)
+    write_image_graph(tmp_path, model.visual, 32, 48)
+    fp32, path = tmp_path / "image.fp32.onnx", tmp_path / "image.int8.onnx"
+
+    def measure() -> PrecisionRecord:
+        return PrecisionRecord(cosine_of(path, fp32, pixels), 1.0, len(pixels))
+
+    for seconds, known in (([1.0, 2.0], 18), ([2.0, 1.0], 0)):  # products of the static way; the dynamic one knows none
+        monkeypatch.setattr(
+            int8,
+            "median_seconds",
+            lambda jobs, rounds, seconds=seconds: [job() is None or s for job, s in zip(jobs, seconds, strict=True)],
+        )
+        result = int8.write_int8(tmp_path, ways_of(tmp_path, pixels), pixels, measure, lambda record: record.cosine > 0.99, print)
+        assert (result.written, result.in_float, len(result.products)) == (True, 0, known)
+        assert measure() == result.record
 
 
 def test_bias_correction_takes_the_shift_back() -> None:
@@ -101,39 +133,20 @@ def test_bias_correction_takes_the_shift_back() -> None:
 
     wanted = mean_output(None)
     before = np.abs(mean_output(7) - wanted).max()
-    equalize.correct_biases(model, ["conv"], equalize.channel_means(model, ["conv"], pixels), 7)
+    equalize.correct_biases(model, ["conv"], equalize.channel_means(model, ["conv"], [{"pixels": pixels}]), 7)
     assert np.abs(mean_output(7) - wanted).max() < 0.1 * before
 
 
 def test_what_stays_in_float(tmp_path: Path) -> None:
     write_image_graph(tmp_path, build(RESNET).visual, 64, 32)
-    graph = int8_graph.prepare(tmp_path / "image.fp32.onnx", noise(64))
-    assert graph.static
-    graph.write(tmp_path / "image.int8.onnx", graph.nodes)
+    way = Static(calibrate(folded(tmp_path / "image.fp32.onnx"), batches_of(noise(64))), RECIPES["int8"])
+    way.write(tmp_path / "image.int8.onnx", way.nodes)
     written = onnx.load(tmp_path / "image.int8.onnx")
     names = {tensor.name: tensor.data_type for tensor in written.graph.initializer}
     made = {output: node for node in written.graph.node for output in node.output}
     convs = [node for node in written.graph.node if node.op_type == "Conv"]
     quantized = [node for node in convs if made.get(node.input[1]) and made[node.input[1]].op_type == "DequantizeLinear"]
+    assert len(quantized) > 10
     assert [node for node in convs if node not in quantized] == [node for node in convs if node.input[0] == "pixels"]
     last = [node for node in written.graph.node if node.op_type == "MatMul" and node.input[1] in names][-1]
     assert names[last.input[1]] == TensorProto.FLOAT
-
-
-@pytest.mark.parametrize(
-    ("machine", "flags", "expected"),
-    [
-        ("x86_64", "fpu sse2 avx2", True),
-        ("x86_64", "fpu avx2 avx512_vnni", False),
-        ("x86_64", "fpu avx2 avx_vnni", False),
-        ("aarch64", "fp asimd", False),
-        ("AMD64", None, True),
-    ],
-)
-def test_seven_bits_where_sums_saturate(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, machine: str, flags: str | None, expected: bool
-) -> None:
-    monkeypatch.setattr(platform, "machine", lambda: machine)
-    if flags is not None:
-        (tmp_path / "cpuinfo").write_text(f"processor\t: 0\nflags\t\t: {flags}\n")
-    assert int8_graph.saturates(tmp_path / "cpuinfo") is expected
