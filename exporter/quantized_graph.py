@@ -34,6 +34,7 @@ UNSIGNED = 128  # zero point of 8-bit weights
 UNSIGNED_4 = 8  # onnxruntime's of 4-bit weights
 BLOCKS = (256, 128, 64, 32, 16)  # along K, that its product of 4-bit weights takes; all of a column have the same scale here
 INTEGERS, FLOATS = 4, 0  # of that product's accuracy levels: activations become integers of 8 bits a block, or stay as they are
+MICROSOFT = "com.microsoft"  # whose kernel it is
 FUSED = ("Relu", "Clip")  # become part of the convolution before them
 
 Array = NDArray[np.float32]
@@ -131,6 +132,8 @@ def quantize(
     for node in model.graph.node:
         writer.add(node, records.get(node.name), calibrated.weights.get(node.name))
     writer.finish()
+    if all(each.domain != MICROSOFT for each in model.opset_import):
+        model.opset_import.append(helper.make_opsetid(MICROSOFT, 1))
     return model, tuple(records.values())
 
 
@@ -263,7 +266,7 @@ class _Writer:
         del node.input[1:]
         node.input.append(self._constant(f"{node.name}.weight", pairs[..., 0] | pairs[..., 1] << 4))  # (N, blocks, block / 2)
         node.input.append(self._constant(f"{node.name}.scale", scale.repeat(k // block)))
-        node.op_type, node.domain = "MatMulNBits", "com.microsoft"
+        node.op_type, node.domain = "MatMulNBits", MICROSOFT
         settings = {"K": k, "N": n, "bits": 4, "block_size": block, "accuracy_level": self._level}
         node.attribute.extend(helper.make_attribute(key, value) for key, value in settings.items())
 

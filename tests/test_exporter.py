@@ -257,21 +257,6 @@ def test_unreadable_photos_are_counted(vit: Exported, tmp_path: Path, monkeypatc
         run(*arguments, "--replace")
 
 
-def test_a_real_size_vit(tmp_path: Path) -> None:
-    """ViT-B-32 as open_clip builds it, by its name and without a configuration file."""
-    model = build(import_open_clip().get_model_config("ViT-B-32"))
-    weights = tmp_path / "ViT-B-32-random.pt"
-    torch.save(model.state_dict(), weights)
-    photos = tmp_path / "photos"
-    photos.mkdir()
-    for i, path in enumerate(demo_photos(6)):
-        (photos / f"{i}.png").write_bytes(path.read_bytes())
-    run("ViT-B-32", "--checkpoint", str(weights), "--photos", str(photos), "--no-int8", "--out", str(tmp_path / "b32"))
-    backbone, paths = Backbone.open(tmp_path / "b32"), demo_photos(3)
-    assert backbone.manifest.name == "ViT-B-32-random"
-    assert np.abs(backbone.encode_images(pixels_of(backbone, paths)) - reference_image(model, paths, {})).max() < 5e-6
-
-
 def test_the_command_itself_is_light() -> None:
     code = "import sys, exporter.command; print(sorted({'torch', 'open_clip', 'onnx', 'onnxruntime', 'timm'} & set(sys.modules)))"
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
