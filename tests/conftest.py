@@ -118,3 +118,15 @@ def learned(tmp_path_factory: pytest.TempPathFactory) -> Learned:
     done = run_command(*command, "--out", base / "clothes.qpk")
     assert done.code == 0, done.err
     return Learned(base / "clothes.qpk", root, command, done)
+
+
+def fails(done: Done, *parts: str, code: int = 1) -> None:
+    """One error on stderr, nothing on stdout, no traceback."""
+    assert (done.code, done.out) == (code, ""), done
+    assert "Traceback" not in done.err
+    if code == 1:
+        error = done.err.splitlines()[-1]
+        assert error.startswith("error: ")
+        assert done.err.count("error: ") == 1
+    for part in parts:
+        assert part in done.err
