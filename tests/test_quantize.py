@@ -68,7 +68,7 @@ def test_p4q_gives_accuracy_back_and_needs_no_torch_to_run(small: Path, tmp_path
     common = ["--backbone", small, "--precision", "w4a8"]
     learned = edge_qprompt_command("adapt", DEMO, *common, "--method", "qp4q", "--epochs", "60", "--out", pack, "--json").json
     assert learned["held_out_accuracy"] > learned["zero_shot_accuracy"] + 0.15
-    assert Pack.load(pack).precision == Precision.W4A8
+    assert Pack.decode(pack.read_bytes()).precision == Precision.W4A8
     photo = DEMO / "test" / "bag" / "3.png"
     right = edge_qprompt_command("classify", pack, photo, "--backbone", small, "--json")
     assert "w4a8" in right.err  # the pack's precision is taken, and said

@@ -56,7 +56,7 @@ def test_export_quantize_learn_and_classify(name: str, precision: str, tmp_path:
 
     common = ("--backbone", small, "--precision", precision, "--method", "qp4q", "--epochs", "2", "--shots", "2")
     learned = edge_qprompt_command("adapt", photos, *common, "--out", pack, "--json").json
-    made = Pack.load(pack)
+    made = Pack.decode(pack.read_bytes())
     assert (made.precision, learned["steps"]) == (Precision[precision.upper()], 2)
     ctx, adapter = made.tensor(Role.CTX), made.tensor(Role.ADAPTER_IN)
     assert ctx is not None
