@@ -34,6 +34,7 @@ METHODS = {
     "p4q-adapter": "adapter",
     "p4q": "P4Q",
     "qp4q": "P4Q, 1 bit",
+    "p4q, trusting": "P4Q, teacher always trusted",
 }
 SEEDED = ("p4q-adapter", "p4q", "qp4q")
 PROTOCOL = "p4q"
@@ -75,9 +76,15 @@ def cells_of(folder: Path, data: Sequence[Path], seeds: Sequence[int], methods: 
             for precision in PRECISIONS:
                 for method in methods:
                     if seed == seeds[0] or method in SEEDED:
-                        cell = Cell(PROTOCOL, method, str(place), "all", (str(place),), seed, settings={"method": method})
+                        cell = Cell(PROTOCOL, method, str(place), "all", (str(place),), seed, settings=settings_of(method))
                         found.append(replace(cell, backbone=str(folder), precision=precision, content=content[place]))
     return found
+
+
+def settings_of(name: str) -> dict[str, object]:
+    """Of a key of METHODS."""
+    method, _, trusting = name.partition(", ")
+    return {"method": method} | ({"trusting": True} if trusting else {})
 
 
 def speeds(folder: Path) -> dict[str, float]:
@@ -93,7 +100,7 @@ def table(folder: Path, rows: Sequence[Row], fast: dict[str, float]) -> list[str
     """Means over the data sets by precision and method; of several seeds, with the smallest and largest."""
     found: dict[tuple[str, str], dict[int, list[float]]] = defaultdict(lambda: defaultdict(list))
     for row in rows:
-        found[row["precision"], row["method" if "method" in row else "variant"]][row["seed"]].extend(row["measured"].values())
+        found[row["precision"], row["variant"]][row["seed"]].extend(row["measured"].values())
     manifest = Manifest.read(folder)
     sets = len({row["data"] for row in rows})
 

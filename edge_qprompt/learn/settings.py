@@ -133,6 +133,7 @@ class MethodSettings:
         fade: share of QCoOp's steps over which the quantizer is faded in; 0 quantizes from the first step, as the paper does.
         prompt_depth: layers that have learned tokens, at most (maple, qmaple).
         prompt_bits: b of qmaple.
+        trusting: of P4Q's kind: the teacher weighs the same for all photos, as in the paper, and not as far as it is right.
         lora_rank: r of clip-lora.
         lora_dropout: share of the input of its additions that is dropped.
         seed: of the methods' own draws: noise, dropout, the first weights of a net.
@@ -146,6 +147,7 @@ class MethodSettings:
     fade: float = 0.5
     prompt_depth: int = 9
     prompt_bits: int = 4
+    trusting: bool = False
     lora_rank: int = 2
     lora_dropout: float = 0.25
     seed: int = 1
