@@ -36,6 +36,7 @@ METHODS = {
     "qp4q": "P4Q, 1 bit",
     "p4q, trusting": "P4Q, teacher always trusted",
 }
+FULL = "coop"  # the full-precision learned prompt, which P4Q is compared with
 SEEDED = ("p4q-adapter", "p4q", "qp4q")
 PROTOCOL = "p4q"
 PHOTOS = 64
@@ -75,7 +76,7 @@ def cells_of(folder: Path, data: Sequence[Path], seeds: Sequence[int], methods: 
         for place in data:
             for precision in PRECISIONS:
                 for method in methods:
-                    if seed == seeds[0] or method in SEEDED:
+                    if (seed == seeds[0] or method in SEEDED) and (precision == "fp32" or method != FULL):
                         cell = Cell(PROTOCOL, method, str(place), "all", (str(place),), seed, settings=settings_of(method))
                         found.append(replace(cell, backbone=str(folder), precision=precision, content=content[place]))
     return found
