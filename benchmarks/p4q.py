@@ -10,7 +10,6 @@ learned once. Finished cells are lines in --out and not run again. Speeds are me
 from __future__ import annotations
 
 import argparse
-import json
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import replace
@@ -70,16 +69,21 @@ def quantized(name: str, data: Sequence[Path], work: Path) -> Path:
 
 def cells_of(folder: Path, data: Sequence[Path], seeds: Sequence[int], methods: Sequence[str]) -> list[Cell]:
     """All cells of a backbone, one seed after the other, so that a run cut short has whole seeds."""
-    backbone, found = Backbone.open(folder), []
-    content = {place: content_of(backbone, [str(place)]) for place in data}
+    found = []
+    content = {p: {place: content_of(Backbone.open(folder, p), [str(place)]) for place in data} for p in precisions_of(folder)}
     for seed in seeds:
         for place in data:
-            for precision in PRECISIONS:
+            for precision, contents in content.items():
                 for method in methods:
-                    if (seed == seeds[0] or method in SEEDED) and (precision == "fp32" or method != FULL):
+                    if (seed == seeds[0] or method.partition(",")[0] in SEEDED) and (precision == "fp32" or method != FULL):
                         cell = Cell(PROTOCOL, method, str(place), "all", (str(place),), seed, settings=settings_of(method))
-                        found.append(replace(cell, backbone=str(folder), precision=precision, content=content[place]))
+                        found.append(replace(cell, backbone=str(folder), precision=precision, content=contents[place]))
     return found
+
+
+def precisions_of(folder: Path) -> list[str]:
+    """Those of PRECISIONS that a folder has: int8 may have failed its gate."""
+    return [name for name in PRECISIONS if name in Manifest.read(folder).precisions]
 
 
 def settings_of(name: str) -> dict[str, object]:
@@ -90,11 +94,12 @@ def settings_of(name: str) -> dict[str, object]:
 
 def speeds(folder: Path) -> dict[str, float]:
     """Photos a second relative to fp32, one photo at a time on one core."""
-    backbones = [Backbone.open(folder, precision, threads=1) for precision in PRECISIONS]
+    precisions = precisions_of(folder)
+    backbones = [Backbone.open(folder, precision, threads=1) for precision in precisions]
     size = backbones[0].manifest.preprocess.size
     pixels = np.random.default_rng(0).normal(size=(1, 3, size, size)).astype(np.float32)
     seconds = median_seconds([partial(backbone.encode_images, pixels) for backbone in backbones], ROUNDS)
-    return {precision: seconds[0] / mine for precision, mine in zip(PRECISIONS, seconds, strict=True)}
+    return {precision: seconds[0] / mine for precision, mine in zip(precisions, seconds, strict=True)}
 
 
 def table(folder: Path, rows: Sequence[Row], fast: dict[str, float]) -> list[str]:
@@ -112,7 +117,7 @@ def table(folder: Path, rows: Sequence[Row], fast: dict[str, float]) -> list[str
         return f"{np.mean(means):.1f}" + (f" ({min(means):.1f} to {max(means):.1f})" if len(means) > 1 else "")
 
     lines = [f"| {manifest.name} | MB | speed | " + " | ".join(METHODS.values()) + " |", "| --- " * (3 + len(METHODS)) + "|"]
-    for precision in PRECISIONS:
+    for precision in fast:
         size = manifest.files[image_onnx(precision)].bytes / 1e6
         accuracies = " | ".join(cell(precision, method) for method in METHODS)
         lines.append(f"| {precision} | {size:.1f} | {fast[precision]:.2f}x | {accuracies} |")
@@ -143,9 +148,7 @@ def main() -> None:
                     flush=True,
                 )
         rows = kept.of(cells_of(folder, data, args.seeds, list(METHODS)))
-        speed = args.out / f"{folder.name}.speed.json"
-        speed.write_text(json.dumps(speeds(folder)))
-        print("\n".join(table(folder, rows, json.loads(speed.read_text()))))
+        print("\n".join(table(folder, rows, speeds(folder))))
 
 
 if __name__ == "__main__":

@@ -166,7 +166,7 @@ def open_backbone_for(packs: Mapping[str, Pack], name: str, precision: str | Non
 
 
 def adapter_of(path: Path, pack: Pack, given: Sequence[Path]) -> Pack | None:
-    """The pack with the adapter that a pack refers to: one of those given, or the one beside it; None if it needs none.
+    """The pack with the adapter that a pack refers to: one of those given, or that beside it; None if it needs none.
 
     Raises:
         PackError: a file is no pack, or none holds the adapter.
@@ -177,7 +177,7 @@ def adapter_of(path: Path, pack: Pack, given: Sequence[Path]) -> Pack | None:
     if pack.shared_adapter is None:
         return None
     here = beside(path, pack.shared_adapter)
-    opened = [Pack.open(each) for each in given] or ([Pack.open(here)] if here.exists() else [])
+    opened = [Pack.open(each) for each in (*given, *([here] if here.exists() else []))]
     found = next((each for each in opened if each.pack_id == pack.shared_adapter), opened[0] if opened else None)
     joined(pack, found)  # names what is wrong before anything slow is done
     return found

@@ -194,10 +194,10 @@ class Backbone:
 
     @property
     def feature_kind(self) -> str:
-        """What besides the fingerprint decides a feature's bits: precision, a pack's changes, providers other than the CPU."""
+        """What besides the fingerprint decides a feature's bits: encoder, a pack's changes, providers other than the CPU."""
         changed = [self._changes.digest] if self._changes else []
         more = () if self.providers == CPU else map(short_name, self.providers)
-        return "-".join([self.precision, *changed, *more])
+        return "-".join([*self.manifest.encoder_kind(self.precision), *changed, *more])
 
     @property
     def lanes(self) -> int:

@@ -181,6 +181,12 @@ class Manifest:
         if bad := [name for name in self.files if Path(name).name != name or name.startswith(".")]:
             raise BackboneError(f"file names of the manifest leave the folder: {bad}")
 
+    def encoder_kind(self, precision: str) -> tuple[str, ...]:
+        """A precision by name and, but for fp32, by its files: one fingerprint may have been quantized many times."""
+        names = (image_onnx(precision), text_onnx(precision))
+        digests = [self.files[name].sha256[:8] for name in names if name in self.files and precision != "fp32"]
+        return (precision, *digests)
+
     @property
     def short_fingerprint(self) -> bytes:
         """The 8 bytes that a pack carries."""

@@ -47,7 +47,7 @@ class Exported:
         self.arguments = save(work, settings, self.model, suffix)
         self.folder = work / "backbone"
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(gates, "MIN_AGREEMENT_INT8", 0.5)  # labels of random weights hang by a hair
+            patch.setattr(gates, "MIN_AGREEMENT", 0.5)  # labels of random weights hang by a hair
             result = run(*self.arguments, "--out", str(self.folder), "--licence", "none", "--json")
         self.printed = json.loads(result.stdout)
 

@@ -140,12 +140,13 @@ def _accuracy(backbone: Backbone, pack: Pack, data: Dataset, names: tuple[str, .
 
 
 def content_of(backbone: Backbone, folders: Iterable[str]) -> str:
-    """Digest of a backbone's fingerprint, and of the names, places and sizes of all photos of some data sets.
+    """Digest of a backbone and its quantized encoders, and of the names, places and sizes of all photos of some data sets.
 
     Raises:
         DataError: a data set without test photos.
     """
     digest = hashlib.sha256(backbone.manifest.fingerprint.encode())
+    digest.update("".join(backbone.manifest.encoder_kind(backbone.precision)[1:]).encode())
     for folder in map(Path, folders):
         data = load_dataset(folder)
         if data.test is None:
