@@ -62,6 +62,10 @@ class Product:
     input_error: float
     output: Range | None = None
 
+    def __post_init__(self) -> None:
+        if self.weight_bits not in (0, *range(2, 9)) or len(self.inputs) not in (1, 2):
+            raise BackboneError(f"a product that cannot be: {self}")
+
 
 @dataclass(frozen=True)
 class Quantization:
@@ -85,7 +89,7 @@ class Quantization:
         try:
             with path.open("rb") as file:
                 return cast(Quantization, build(cls, json.loads(file.read(MAX_FILE_BYTES))))
-        except (OSError, ValueError, TypeError, RecursionError) as error:
+        except (OSError, ValueError, TypeError, RecursionError, OverflowError, BackboneError) as error:
             raise BackboneError(f"{path} cannot be read ({error}): quantize the backbone again") from error
 
     def to_json(self) -> str:

@@ -21,6 +21,8 @@ import onnxruntime as ort
 from numpy.typing import NDArray
 from onnx import helper, numpy_helper
 
+from edge_qprompt.quantization import quantized_weight
+
 ALPHA = 0.5  # of the range of activations goes to the weights; the paper's setting
 SMALLEST = 1e-5  # of a channel's range: dead channels
 
@@ -127,22 +129,22 @@ def channel_means(model: onnx.ModelProto, nodes: Collection[str], batches: Seque
     return {node: sums[name] for node, name in convs.items()}
 
 
-def correct_biases(model: onnx.ModelProto, nodes: Collection[str], means: Mapping[str, Array], levels: int) -> None:
+def correct_biases(model: onnx.ModelProto, nodes: Collection[str], means: Mapping[str, Array], bits: int) -> None:
     """Take the shift that rounding the kernels will cause out of the biases of Conv nodes, in place.
 
     Args:
         model: changed.
         nodes: names of those that will be quantized, symmetric, a scale an output channel.
         means: of `channel_means`.
-        levels: of the quantized weights on one side of zero.
+        bits: of the quantized weights.
     """
     constants = initializers(model)
     for node in model.graph.node:
         if node.name not in nodes or node.name not in means or len(node.input) < 3 or node.input[2] not in constants:
             continue
         kernel = numpy_helper.to_array(constants[node.input[1]])  # (out, in / groups, h, w)
-        scale = np.maximum(np.abs(kernel).max(axis=(1, 2, 3), keepdims=True), np.finfo(np.float32).tiny) / np.float32(levels)
-        error = (np.round(kernel / scale) * scale - kernel).sum(axis=(2, 3))  # (out, in / groups)
+        integers, scale = quantized_weight(kernel, bits)
+        error = (integers * scale[:, None, None, None] - kernel).sum(axis=(2, 3))  # (out, in / groups)
         groups = means[node.name].size // error.shape[1]
         mean = means[node.name].reshape(groups, error.shape[1]).repeat(len(error) // groups, axis=0)  # (out, in / groups)
         bias = numpy_helper.to_array(constants[node.input[2]])

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image
 
 from edge_qprompt import manifest as fmt
 from edge_qprompt.errors import ExportError, PhotoError
@@ -54,21 +55,30 @@ def take_sample(source: Source, photos: Sequence[Path], names: Sequence[str], wa
     Raises:
         ExportError: none of the photos can be read.
     """
-    ours, theirs, unread = [], [], []
-    for path in photos:
+    found = readable(photos, warn)
+    ours = np.stack([to_pixels(photo, source.preprocess) for photo in found])
+    theirs = np.stack([source.reference.pixels(photo) for photo in found])
+    texts = [DEFAULT_TEMPLATE.replace("{}", name) for name in names]
+    return Sample(ours, source.reference.image_features(theirs), source.reference.text_features(texts))
+
+
+def readable(paths: Sequence[Path], warn: Callable[[str], None]) -> list[Image.Image]:
+    """Those photos that can be read; the others are counted.
+
+    Raises:
+        ExportError: none of the photos can be read.
+    """
+    found, unread = [], []
+    for path in paths:
         try:
-            photo = decode_photo(read_photo(path), str(path))
+            found.append(decode_photo(read_photo(path), str(path)))
         except PhotoError as error:
             unread.append(str(error))
-            continue
-        ours.append(to_pixels(photo, source.preprocess))
-        theirs.append(source.reference.pixels(photo))
-    if not ours:
+    if not found:
         raise ExportError(f"none of the {len(unread)} photos can be read, the first: {unread[0]}: give others with --photos")
     if unread:
-        warn(f"{len(unread)} of {len(photos)} photos cannot be read and are left out, the first: {unread[0]}")
-    texts = [DEFAULT_TEMPLATE.replace("{}", name) for name in names]
-    return Sample(np.stack(ours), source.reference.image_features(np.stack(theirs)), source.reference.text_features(texts))
+        warn(f"{len(unread)} of {len(paths)} photos cannot be read and are left out, the first: {unread[0]}")
+    return found
 
 
 def measure(folder: Path, precision: str, sample: Sample) -> PrecisionRecord:

@@ -25,6 +25,7 @@ from edge_qprompt.quantization import Product, Quantization, quantization_json
 from edge_qprompt.session import Session
 from exporter import gates
 from exporter.equalize import Feeds
+from exporter.folder import versions
 from exporter.gates import Sample
 from exporter.int8 import PRECISION as INT8
 from exporter.int8 import Int8Result, Way, write_int8
@@ -34,7 +35,7 @@ from exporter.vision_graph import write_vision_graph
 
 RECIPES: Mapping[str, Recipe] = {INT8: Recipe(8, 8, 8), "w4a8": Recipe(4, 8, 8, integers=True), "w4a4": Recipe(4, 4, 8)}
 CALIBRATION_PHOTOS = 32
-PHOTOS_A_RUN = 4  # bounds the memory of the captured activations
+PHOTOS_A_RUN = 1  # bounds the memory of the captured activations
 MIN_COSINE_TEXT = 0.99  # of text.int8.onnx; without it the text tower stays in float
 TEMPLATES = ("a photo of a {}.", "a {}.", "a picture of the {}.", "a blurry photo of a {}.", "a {}, seen from above.")
 
@@ -69,7 +70,7 @@ class Precision:
         record: of its image encoder, written or not.
         written: whether the folder has it now.
         in_float: products of the image encoder that were left in float, of `nodes`.
-        text_cosine: the smallest one of a class feature to the float tower's; None where the text tower stays in float.
+        text_cosine: the smallest one of a class feature to the float tower's; None where the text tower was not quantized.
         quantization: product by product.
     """
 
@@ -123,6 +124,8 @@ def tell(name: str, precision: Precision, report: Report, warn: Report) -> None:
     figures = f"{gates.describe(precision.record)}{float_part}"
     if precision.written:
         report(f"{name} image encoder: {figures}")
+        if precision.text_cosine is not None and not precision.quantization.text:
+            warn(f"no {name} text encoder was written: smallest cosine {precision.text_cosine:.4f}, wanted {MIN_COSINE_TEXT}")
         return
     warn(
         f"no {name} image encoder was written, the best had: {figures} "
@@ -206,7 +209,7 @@ def _text(
     cosine = float((encoder.from_templates(names, TEMPLATES) * wanted).sum(axis=1).min())
     if precision == INT8 and cosine < MIN_COSINE_TEXT:
         path.unlink()
-        return None, ()
+        return cosine, ()
     return cosine, products
 
 
@@ -216,7 +219,8 @@ def _listed(folder: Path, manifest: Manifest, records: Mapping[str, PrecisionRec
     files = {
         name: FileRecord((folder / name).stat().st_size, sha256_of(folder / name)) for name in made if (folder / name).exists()
     }
-    both = replace(manifest, files={**manifest.files, **files}, precisions={**manifest.precisions, **records})
+    tools = {**manifest.tools, **versions()}
+    both = replace(manifest, files={**manifest.files, **files}, precisions={**manifest.precisions, **records}, tools=tools)
     (folder / fmt.FILE_NAME).write_text(both.to_json())
     return both
 
@@ -230,6 +234,6 @@ def check_precisions(wanted: Sequence[str], manifest: Manifest) -> None:
     if unknown := [name for name in wanted if name not in RECIPES]:
         raise ExportError(f"unknown precision {unknown[0]!r}, there are {', '.join(RECIPES)}")
     if there := [name for name in wanted if name in manifest.precisions]:
-        raise ExportError(
-            f"backbone {manifest.name} has {there[0]} already: leave it out, or quantize the one it was exported as"
-        )
+        raise ExportError(f"backbone {manifest.name} has {there[0]} already: leave it out, or export it anew with --no-int8")
+    if not wanted:
+        raise ExportError(f"backbone {manifest.name} has all precisions already: {', '.join(manifest.precisions)}")

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from edge_qprompt.errors import ExportError, MissingExtraError
+from edge_qprompt.errors import EdgeQPromptError, ExportError, MissingExtraError
 from exporter.command import EXTRA, MEGABYTE, PACKAGES
 from exporter.photos import DEMO, MAX_PHOTOS, find_photos
 
@@ -33,7 +33,7 @@ BACKBONE is copied to a new folder; packs made for it work with the copy. Precis
 
 \b
   int8   weights and activations of 8 bits; written only if it passes the gate of `export`
-  w4a8   weights of 4 bits: an eighth of the size
+  w4a8   weights of 4 bits: an eighth of float32
   w4a4   weights and activations of 4 bits, attention of 8
 
 Ranges of activations are found on photos, which should be like those that it will see; one folder a class
@@ -87,7 +87,7 @@ def _quantize(
 ) -> tuple[Manifest, dict[str, Precision]]:
     """The heavy part: onnx is loaded here."""
     from edge_qprompt.backbone import Backbone
-    from edge_qprompt.photo import decode_photo, read_photo, to_pixels
+    from edge_qprompt.photo import to_pixels
 
     source = Backbone.open(name)
     chosen = find_photos(photos)
@@ -100,6 +100,7 @@ def _quantize(
         import numpy as np
 
         from exporter.folder import new_folder
+        from exporter.gates import readable
         from exporter.quantize import add_precisions, check_precisions, sample_of, tell
     except ModuleNotFoundError as error:
         if (missing := str(error.name).split(".")[0]) not in PACKAGES:
@@ -107,15 +108,22 @@ def _quantize(
         raise MissingExtraError(PACKAGES[missing], EXTRA) from error
     wanted = precisions or tuple(each for each in PRECISIONS if each not in source.manifest.precisions)
     check_precisions(wanted, source.manifest)
-    pixels = np.stack([to_pixels(decode_photo(read_photo(path), str(path)), source.manifest.preprocess) for path in chosen.paths])
+    warn = partial(click.echo, err=True)
+    photos_read = readable(chosen.paths, lambda line: warn(f"warning: {line}"))
+    pixels = np.stack([to_pixels(photo, source.manifest.preprocess) for photo in photos_read])
     sample = sample_of(source, pixels, chosen.names)
     source.close()
     with new_folder(out, replace=replace) as work:
         for file in source.manifest.files:
             shutil.copyfile(source.folder / file, work / file)
-        manifest, done = add_precisions(work, source.manifest, wanted, sample, chosen.names if text else (), report)
+        try:
+            manifest, done = add_precisions(work, source.manifest, wanted, sample, chosen.names if text else (), report)
+        except EdgeQPromptError:
+            raise
+        except Exception as error:  # onnxruntime raises what it likes
+            raise ExportError(f"onnxruntime cannot quantize {source.manifest.name} ({error}): please report the model") from error
         for precision, each in done.items():
-            tell(precision, each, report, partial(click.echo, err=True))
+            tell(precision, each, report, lambda line: warn(f"warning: {line}"))
         Backbone.open(work).verify()
         return manifest, done
 
@@ -136,4 +144,8 @@ def _summary(manifest: Manifest, done: dict[str, Precision], out: Path) -> list[
             f"  {precision:5} {size:8.1f} MB  smallest cosine {record.cosine:.4f}, same label for {record.top1_agreement:.1%} "
             f"of {record.photos} photos{words}"
         )
-    return [*lines, f"next: edge-qprompt adapt PHOTOS --backbone {out} --precision w4a8 --method p4q --out task.qpk"]
+    written = [precision for precision, each in done.items() if each.written]
+    again = [
+        f"next: edge-qprompt adapt PHOTOS --backbone {out} --precision {name} --method p4q --out task.qpk" for name in written[:1]
+    ]
+    return lines + again

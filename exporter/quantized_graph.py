@@ -25,8 +25,10 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 from onnx.version_converter import convert_version
 
+from edge_qprompt.errors import ExportError
 from edge_qprompt.quantization import Product, Range, quantized_weight
 from exporter.equalize import Feeds, capture, channel_means, correct_biases, drop_unread, gemms_as_matmuls, initializers
+from exporter.image_graph import MAX_GRAPH_BYTES
 from exporter.ranges import Sampler, sample
 
 OPSET = 21  # the first with integers of 4 bits
@@ -75,7 +77,11 @@ class Calibrated:
 
 
 def folded(path: Path) -> onnx.ModelProto:
-    """A graph with all its weights within and as float32, constants folded; weights may lie beside `path`."""
+    """A graph with all its weights within and as float32, constants folded; weights may lie beside `path`.
+
+    Raises:
+        ExportError: it is too large for one file.
+    """
     options = ort.SessionOptions()
     options.log_severity_level = 3
     options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_BASIC
@@ -83,7 +89,13 @@ def folded(path: Path) -> onnx.ModelProto:
     with tempfile.TemporaryDirectory() as scratch:
         target = Path(scratch) / "folded.onnx"
         options.optimized_model_filepath = str(target)
-        ort.InferenceSession(onnx.load(path).SerializeToString(), options, providers=["CPUExecutionProvider"])
+        source = onnx.load(path)
+        if (held := sum(len(tensor.raw_data) for tensor in source.graph.initializer)) > MAX_GRAPH_BYTES:
+            raise ExportError(
+                f"{path.name} has {held / 1e9:.1f} GB of weights, at most {MAX_GRAPH_BYTES / 1e9:.1f} can be quantized: "
+                "choose a smaller model"
+            )
+        ort.InferenceSession(source.SerializeToString(), options, providers=["CPUExecutionProvider"])
         model = onnx.load(target)
     gemms_as_matmuls(model)
     return convert_version(model, OPSET)
@@ -125,7 +137,7 @@ def quantize(
     model = onnx.ModelProto()
     model.CopyFrom(calibrated.model)
     rounded = [name for name, record in records.items() if record.weight_bits]
-    correct_biases(model, rounded, calibrated.means, (1 << recipe.weights - 1) - 1)
+    correct_biases(model, rounded, calibrated.means, recipe.weights)
     writer = _Writer(
         model, recipe, {calibrated.outputs[name]: record.output for name, record in records.items() if record.output}
     )
@@ -197,7 +209,7 @@ class _Writer:
     def __init__(self, model: onnx.ModelProto, recipe: Recipe, outputs: Mapping[str, Range]) -> None:
         self._graph, self._outputs = model.graph, outputs
         self._level = INTEGERS if recipe.integers else FLOATS
-        self._biases = initializers(model)
+        self._constants = initializers(model)
         self._nodes: list[onnx.NodeProto] = []
         self._rounded: dict[tuple[str, Range], str] = {}
 
@@ -234,6 +246,11 @@ class _Writer:
     def _weight(self, node: onnx.NodeProto, product: Product, weight: Array) -> None:
         """Give a product its weights as integers."""
         integers, scale = quantized_weight(weight, product.weight_bits)
+        if product.output and product.inputs[0] and len(node.input) > 2 and node.input[2] in self._constants:
+            # the bias is added to integer sums: of a channel that is all but zero it would not fit into 32 bits
+            bias = np.abs(numpy_helper.to_array(self._constants[node.input[2]]))
+            scale = np.maximum(scale, bias / np.float32(product.inputs[0].scale * (1 << 30)))
+            integers = np.round(weight / scale.reshape(-1, *[1] * (weight.ndim - 1))).astype(np.int8)
         if product.weight_bits == 8:
             self._eight_bits(node, product, integers, scale)
         elif node.op_type == "MatMul" and integers.shape[1] % BLOCKS[-1] == 0:
@@ -250,11 +267,10 @@ class _Writer:
             self._constant(f"{node.name}.zero", np.full(len(scale), UNSIGNED, np.uint8)),
         ]
         node.input[1] = self._op("DequantizeLinear", given, f"{node.name}.float", axis=int(columns))
-        if product.output and product.inputs[0] and len(node.input) > 2 and node.input[2] in self._biases:
+        if product.output and product.inputs[0] and len(node.input) > 2 and node.input[2] in self._constants:
             unit = scale * np.float32(product.inputs[0].scale)  # (O,), of the sums of an integer convolution
-            bias = np.round(numpy_helper.to_array(self._biases[node.input[2]]) / unit.astype(np.float64))
-            ends = np.iinfo(np.int32)
-            given = [self._constant(f"{node.name}.bias", np.clip(bias, ends.min, ends.max).astype(np.int32))]
+            bias = np.round(numpy_helper.to_array(self._constants[node.input[2]]) / unit.astype(np.float64))
+            given = [self._constant(f"{node.name}.bias", bias.astype(np.int32))]
             given.append(self._constant(f"{node.name}.unit", unit))
             node.input[2] = self._op("DequantizeLinear", given, f"{node.name}.shift", axis=0)
 

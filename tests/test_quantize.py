@@ -82,7 +82,7 @@ def test_p4q_gives_accuracy_back_and_needs_no_torch_to_run(small: Path, tmp_path
     [
         (["nano", "--precision", "w4a8", "--out", "SMALL"], "exists: give another --out, or --replace"),
         (["SMALL", "--precision", "w4a8", "--out", "new"], "backbone nano has w4a8 already"),
-        (["SMALL", "--out", "SMALL", "--replace"], "is the backbone itself: give another --out"),
+        (["SMALL", "--precision", "int8", "--out", "SMALL", "--replace"], "is the backbone itself: give another --out"),
         (["nothing", "--out", "new"], "no backbone 'nothing'"),
         (["nano", "--out", "new", "--photos", "EMPTY"], "no photos in"),
     ],
@@ -100,7 +100,13 @@ def test_wrong_use_is_told_and_leaves_nothing(
 def test_a_damaged_record_is_an_error(small: Path, tmp_path: Path) -> None:
     path = tmp_path / "quantization.json"
     good = (small / quantization_json("w4a8")).read_text()
-    for damaged in (good[:-40], "[]", good.replace('"bits": 8', '"bits": 9', 1), good.replace('"scale": ', '"scale": -', 1)):
+    for damaged in (
+        good[:-40],
+        "[]",
+        good.replace('"bits": 8', '"bits": 9', 1),
+        good.replace('"scale": ', '"scale": -', 1),
+        good.replace('"weight_bits": 4', '"weight_bits": 99', 1),
+    ):
         path.write_text(damaged)
-        with pytest.raises(BackboneError):
+        with pytest.raises(BackboneError, match="quantize the backbone again"):
             Quantization.read(path)
