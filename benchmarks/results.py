@@ -29,6 +29,8 @@ def main() -> None:
     """Put each table between its marks."""
     text = PAGE.read_text()
     for path in sorted((HERE / "results").rglob("*.jsonl")):
+        if path.parent.name == "p4q":
+            continue  # its table has speeds in it, so benchmarks/p4q.py prints it
         protocol = path.stem
         name = protocol if path.parent.name == "results" else f"{protocol}-{path.parent.name}"
         mark = f"<!-- {name} -->"
