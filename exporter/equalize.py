@@ -117,25 +117,13 @@ def _move_range(model: onnx.ModelProto, norm: onnx.NodeProto, matrices: list[onn
         _replace(model, node, 1, weight * s[:, None])
 
 
-def channel_means(model: onnx.ModelProto, nodes: Collection[str], batches: Sequence[Feeds]) -> dict[str, Array]:
-    """Mean of every input channel of Conv nodes over photos and positions, by node name; batches are of one size."""
-    convs = {node.name: node.input[0] for node in model.graph.node if node.name in nodes and node.op_type == "Conv"}
-    if not convs:
-        return {}
-    sums: dict[str, Array] = {}
-    for captured in capture(model, sorted(set(convs.values())), batches):
-        for name, values in captured.items():
-            sums[name] = sums.get(name, np.float32(0)) + values.mean(axis=(0, 2, 3)) / np.float32(len(batches))
-    return {node: sums[name] for node, name in convs.items()}
-
-
 def correct_biases(model: onnx.ModelProto, nodes: Collection[str], means: Mapping[str, Array], bits: int) -> None:
     """Take the shift that rounding the kernels will cause out of the biases of Conv nodes, in place.
 
     Args:
         model: changed.
         nodes: names of those that will be quantized, symmetric, a scale an output channel.
-        means: of `channel_means`.
+        means: of their input channels, over photos and positions, by node name.
         bits: of the quantized weights.
     """
     constants = initializers(model)

@@ -27,7 +27,7 @@ from onnx.version_converter import convert_version
 
 from edge_qprompt.errors import ExportError
 from edge_qprompt.quantization import Product, Range, quantized_weight
-from exporter.equalize import Feeds, capture, channel_means, correct_biases, drop_unread, gemms_as_matmuls, initializers
+from exporter.equalize import Feeds, capture, correct_biases, drop_unread, gemms_as_matmuls, initializers
 from exporter.image_graph import MAX_GRAPH_BYTES
 from exporter.ranges import Sampler, sample
 
@@ -120,7 +120,8 @@ def calibrate(model: onnx.ModelProto, batches: Sequence[Feeds]) -> Calibrated:
     inputs = [name for node in products for name in node.input[: 1 if node.name in weights else 2]]
     names = list(dict.fromkeys([*inputs, *outputs.values()]))
     samplers = sample(names, capture(model, names, batches), len(batches))
-    return Calibrated(model, tuple(products), weights, outputs, samplers, channel_means(model, outputs, batches))
+    means = {node.name: samplers[node.input[0]].channel_mean for node in products if node.name in outputs}
+    return Calibrated(model, tuple(products), weights, outputs, samplers, means)
 
 
 def quantize(
@@ -247,18 +248,35 @@ class _Writer:
         """Give a product its weights as integers."""
         integers, scale = quantized_weight(weight, product.weight_bits)
         if product.output and product.inputs[0] and len(node.input) > 2 and node.input[2] in self._constants:
-            # the bias is added to integer sums: of a channel that is all but zero it would not fit into 32 bits
-            bias = np.abs(numpy_helper.to_array(self._constants[node.input[2]]))
-            scale = np.maximum(scale, bias / np.float32(product.inputs[0].scale * (1 << 30)))
+            scale = self._bias(node, scale, np.float32(product.inputs[0].scale))
             integers = np.round(weight / scale.reshape(-1, *[1] * (weight.ndim - 1))).astype(np.int8)
         if product.weight_bits == 8:
-            self._eight_bits(node, product, integers, scale)
+            self._eight_bits(node, integers, scale)
         elif node.op_type == "MatMul" and integers.shape[1] % BLOCKS[-1] == 0:
             self._blocks(node, integers, scale)
         else:
             self._four_bits(node, integers, scale)
 
-    def _eight_bits(self, node: onnx.NodeProto, product: Product, integers: NDArray[np.int8], scale: Array) -> None:
+    def _bias(self, node: onnx.NodeProto, scale: Array, step: np.float32) -> Array:
+        """Give an integer convolution its bias as integers, which are added to its sums.
+
+        Args:
+            node: changed.
+            scale: of its weights, (O,).
+            step: scale of its input.
+
+        Returns:
+            The scale of its weights, larger where the bias would not fit into 32 bits: of a kernel that is all but zero.
+        """
+        bias = numpy_helper.to_array(self._constants[node.input[2]])
+        scale = np.maximum(scale, np.abs(bias) / np.float32(step * (1 << 30)))
+        unit = scale * step  # of the sums
+        given = [self._constant(f"{node.name}.bias", np.round(bias / unit.astype(np.float64)).astype(np.int32))]
+        given.append(self._constant(f"{node.name}.unit", unit))
+        node.input[2] = self._op("DequantizeLinear", given, f"{node.name}.shift", axis=0)
+        return scale
+
+    def _eight_bits(self, node: onnx.NodeProto, integers: NDArray[np.int8], scale: Array) -> None:
         columns = node.op_type == "MatMul"
         stored = (integers.astype(np.int16) + UNSIGNED).astype(np.uint8)
         given = [
@@ -267,12 +285,6 @@ class _Writer:
             self._constant(f"{node.name}.zero", np.full(len(scale), UNSIGNED, np.uint8)),
         ]
         node.input[1] = self._op("DequantizeLinear", given, f"{node.name}.float", axis=int(columns))
-        if product.output and product.inputs[0] and len(node.input) > 2 and node.input[2] in self._constants:
-            unit = scale * np.float32(product.inputs[0].scale)  # (O,), of the sums of an integer convolution
-            bias = np.round(numpy_helper.to_array(self._constants[node.input[2]]) / unit.astype(np.float64))
-            given = [self._constant(f"{node.name}.bias", bias.astype(np.int32))]
-            given.append(self._constant(f"{node.name}.unit", unit))
-            node.input[2] = self._op("DequantizeLinear", given, f"{node.name}.shift", axis=0)
 
     def _blocks(self, node: onnx.NodeProto, integers: NDArray[np.int8], scale: Array) -> None:
         """As onnxruntime's product of 4-bit weights, (N, K) integers."""

@@ -32,7 +32,7 @@ class Fit:
 
 @dataclass
 class Sampler:
-    """Values of one tensor: some of each batch, its smallest and its largest.
+    """Values of one tensor: some of each batch, its smallest and its largest, and the mean of each channel of a map.
 
     Attributes:
         batches: how many will come.
@@ -42,13 +42,21 @@ class Sampler:
     low: float = 0.0  # zero is always within a range: it has to be exact
     high: float = 0.0
     values: list[Array] = field(default_factory=list)
+    means: list[Array] = field(default_factory=list)
     fits: dict[int, Fit] = field(default_factory=dict)
 
     def add(self, batch: Array, rng: np.random.Generator) -> None:
         """Take from a batch of any shape."""
         flat = batch.reshape(-1)
         self.low, self.high = min(self.low, float(flat.min())), max(self.high, float(flat.max()))
+        if batch.ndim == 4:
+            self.means.append(batch.mean(axis=(0, 2, 3)))
         self.values.append(flat[rng.integers(flat.size, size=min(flat.size, -(-SAMPLES // self.batches)))])
+
+    @property
+    def channel_mean(self) -> Array:
+        """Of maps (B, C, H, W), (C,); batches are of one size."""
+        return np.asarray(np.mean(self.means, axis=0), np.float32)
 
     def fit(self, bits: int) -> Fit:
         """The range with the least error for unsigned integers of `bits` bits."""

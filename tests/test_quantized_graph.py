@@ -147,3 +147,24 @@ def test_convolutions_compute_in_integers(tmp_path: Path) -> None:
     kinds = Counter(node.op_type for node in onnx.load(tmp_path / "optimized.onnx").graph.node)
     convs = [each for each in products if each.output]
     assert kinds["QLinearConv"] == len(convs) > 10
+
+
+@pytest.mark.parametrize("size", [1.0, 1e-6, 1e-7, 0.0])
+def test_a_channel_whose_kernel_is_all_but_zero_keeps_its_bias(size: float) -> None:
+    rng = np.random.default_rng(0)
+    kernel, bias = rng.normal(size=(4, 3, 3, 3)).astype(np.float32), np.array([0.7, -3.0, 0.2, 0.0], np.float32)
+    kernel[:2] *= np.float32(size)
+    nodes = [
+        helper.make_node("Relu", ["pixels"], ["x"], name="start"),
+        helper.make_node("Conv", ["x", "w", "b"], ["y"], name="first"),
+        helper.make_node("Conv", ["y", "eye"], ["features"], name="last"),
+    ]
+    constants = {"w": kernel, "b": bias, "eye": np.eye(4, dtype=np.float32)[:, :, None, None]}
+    ends = [helper.make_tensor_value_info(name, TensorProto.FLOAT, [None] * 4) for name in ("pixels", "features")]
+    stored = [numpy_helper.from_array(value, name) for name, value in constants.items()]
+    graph = helper.make_graph(nodes, "maps", ends[:1], ends[1:], stored)
+    x = photos(9, 4)
+    source = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 21)], ir_version=10)
+    model, _ = quantize(calibrate(source, [{"pixels": x}]), Recipe(8, 8, 8))
+    wanted, got = (run(each, x).mean(axis=(0, 2, 3)) for each in (source, model))
+    np.testing.assert_allclose(got, wanted, atol=0.02 * np.abs(run(source, x)).max())

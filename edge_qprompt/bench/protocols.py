@@ -27,7 +27,7 @@ from edge_qprompt.learn.methods import INSIDE
 
 SHOTS = {1: 50, 2: 100, 4: 100, 8: 200, 16: 200}  # CoOp's epochs
 FEW_SHOT_CTX = 16
-# the same epochs whatever the shots; ProGrad is not among them, its released scripts take CoOp's
+# have a schedule of their own, the same whatever the shots; ProGrad is not among them: it learns a prompt as CoOp does
 OWN_EPOCHS = frozenset({"cocoop", "kgcoop", "clip-adapter", *INSIDE})
 OWN_TEMPLATE = "zero-shot, own template"
 
