@@ -24,8 +24,9 @@ from edge_qprompt.dataset import load_dataset
 from edge_qprompt.manifest import Manifest, image_onnx
 from edge_qprompt.photo import decode_photo, read_photo, to_pixels
 from edge_qprompt.speed import median_seconds
+from exporter.quantize_command import PRECISIONS as QUANTIZED
 
-PRECISIONS = ("fp32", "int8", "w4a8", "w4a4")
+PRECISIONS = ("fp32", *QUANTIZED)
 METHODS = {
     "zero-shot": "zero-shot",
     "coop": "CoOp",
@@ -44,9 +45,7 @@ ROUNDS = 15
 
 def quantized(name: str, data: Sequence[Path], work: Path) -> Path:
     """The folder of a backbone with all precisions, made where it is missing."""
-    import shutil
-
-    from exporter.folder import new_folder
+    from exporter.folder import folder_copy
     from exporter.quantize import add_precisions, sample_of
 
     source = Backbone.open(name)
@@ -59,10 +58,8 @@ def quantized(name: str, data: Sequence[Path], work: Path) -> Path:
     chosen = [paths[i] for i in np.linspace(0, len(paths) - 1, PHOTOS).round().astype(int)]
     pixels = np.stack([to_pixels(decode_photo(read_photo(path)), source.manifest.preprocess) for path in chosen])
     sample = sample_of(source, pixels, names)
-    with new_folder(target, replace=False) as folder:
-        for file in source.manifest.files:
-            shutil.copyfile(source.folder / file, folder / file)
-        wanted = [each for each in PRECISIONS[1:] if each not in source.manifest.precisions]
+    with folder_copy(source.folder, source.manifest, target, replace=False) as folder:
+        wanted = [each for each in QUANTIZED if each not in source.manifest.precisions]
         add_precisions(folder, source.manifest, wanted, sample, names, print)
     return target
 

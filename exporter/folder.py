@@ -59,6 +59,21 @@ def new_folder(target: Path, *, replace: bool) -> Iterator[Path]:
         shutil.rmtree(old, ignore_errors=True)
 
 
+@contextmanager
+def folder_copy(source: Path, manifest: Manifest, target: Path, *, replace: bool) -> Iterator[Path]:
+    """A `new_folder` that starts with the files of a backbone, but for its manifest.
+
+    Args:
+        source: folder of the backbone.
+        manifest: its own.
+        target, replace: as of `new_folder`.
+    """
+    with new_folder(target, replace=replace) as work:
+        for file in manifest.files:
+            shutil.copyfile(source / file, work / file)
+        yield work
+
+
 def write_text(folder: Path, tensors: Tensors, config: TextConfig, embed_dim: int, int8: tuple[str, ...] = ()) -> None:
     """Write text.safetensors and text.onnx.
 

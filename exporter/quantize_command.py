@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 import sys
 from dataclasses import asdict
 from functools import partial
@@ -99,7 +98,7 @@ def _quantize(
     try:
         import numpy as np
 
-        from exporter.folder import new_folder
+        from exporter.folder import folder_copy
         from exporter.gates import readable
         from exporter.quantize import add_precisions, check_precisions, sample_of, tell
     except ModuleNotFoundError as error:
@@ -113,9 +112,7 @@ def _quantize(
     pixels = np.stack([to_pixels(photo, source.manifest.preprocess) for photo in photos_read])
     sample = sample_of(source, pixels, chosen.names)
     source.close()
-    with new_folder(out, replace=replace) as work:
-        for file in source.manifest.files:
-            shutil.copyfile(source.folder / file, work / file)
+    with folder_copy(source.folder, source.manifest, out, replace=replace) as work:
         try:
             manifest, done = add_precisions(work, source.manifest, wanted, sample, chosen.names if text else (), report)
         except EdgeQPromptError:

@@ -38,6 +38,13 @@ def small(tmp_path_factory: pytest.TempPathFactory, edge_qprompt_command: Comman
     return work / "small"
 
 
+def test_the_command_offers_what_there_are_recipes_for() -> None:
+    from exporter.quantize import RECIPES
+    from exporter.quantize_command import PRECISIONS
+
+    assert tuple(RECIPES) == PRECISIONS
+
+
 def test_the_folder_is_nano_with_more_precisions(small: Path, nano: Backbone) -> None:
     backbone = Backbone.open(small, "w4a8")
     backbone.verify()
