@@ -16,7 +16,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from http import HTTPStatus
 from types import TracebackType
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import httpx
 
@@ -71,6 +71,13 @@ class Answer:
     def media_type(self) -> str:
         """Without parameters, in lower case."""
         return str(self.headers.get("content-type", "")).partition(";")[0].strip().lower()
+
+
+class Published(NamedTuple):
+    """A pack on a server: its version, of known bytes the one they have, and what the server warns of."""
+
+    version: int
+    warnings: tuple[str, ...]
 
 
 class Catalogue:
@@ -153,13 +160,15 @@ class Catalogue:
         """A pack's bytes, at most `size` of them."""
         return self._ask("GET", f"v1/packs/{pack_id}", size)
 
-    def publish(self, task: str, pack: bytes, report: str | None = None) -> int:
-        """Publish a pack, with a JSON object about how it was learned; gives its version, for known bytes the one they have."""
+    def publish(self, task: str, pack: bytes, report: str | None = None) -> Published:
+        """Publish a pack, with a JSON object about how it was learned."""
         if report is None:
             content: dict[str, Any] = {"content": pack, "headers": {"Content-Type": PACK_TYPE}}
         else:
             content = {"files": {"pack": ("pack.qpk", pack, PACK_TYPE)}, "data": {"report": report}}
-        return _field(self._json("POST", f"v1/tasks/{task}/versions", self.limits.json_bytes, **content), "version", int)
+        facts = self._json("POST", f"v1/tasks/{task}/versions", self.limits.json_bytes, **content)
+        said = _field(facts, "warnings", list) if "warnings" in facts else []  # older servers have none
+        return Published(_field(facts, "version", int), tuple(printable(str(line)) for line in said))
 
     def promote(self, task: str, channel: str, version: int, envelope: Envelope) -> None:
         """Point a channel at a version; status 409 if the statement's serial is not the next one."""

@@ -160,7 +160,7 @@ def test_facts_that_a_server_made_up_are_shown_on_one_line(fleet: Fleet) -> None
 
 def test_what_is_sent(fleet: Fleet, first: Pack) -> None:
     with Catalogue(f"{fleet.url}/", TOKEN) as catalogue:
-        assert catalogue.publish("flowers", first.encode()) == 1
+        assert catalogue.publish("flowers", first.encode()) == (1, ())
         assert catalogue.pack(first.pack_id, first.size) == first.encode()
     (_, _, headers), (_, path, _) = fleet.seen
     assert headers["Authorization"] == f"Bearer {TOKEN}"

@@ -30,6 +30,16 @@ def test_push_says_what_it_did_and_nothing_twice(fleet: Fleet, publisher: Publis
     assert len(fleet.packs["flowers"]) == 2
 
 
+def test_push_repeats_what_the_server_warns_of(fleet: Fleet, publisher: Publisher, first: Pack) -> None:
+    facts = {"version": 3, "warnings": ["flowers was learned for int8 \x1b[2J", 4]}
+    fleet.instead["/v1/tasks/flowers/versions"] = lambda handler: handler.json(facts)
+    done = publisher.push(first, "--no-promote")
+    assert (done.code, done.err) == (0, "warning: flowers was learned for int8  [2J\nwarning: 4\n")
+    assert done.out.startswith("flowers version 3 ")
+    fleet.instead["/v1/tasks/flowers/versions"] = lambda handler: handler.json({"version": 3, "warnings": "much"})
+    fails(publisher.push(first, "--no-promote"), "no warnings of type list")
+
+
 @pytest.mark.parametrize(("left", "serial"), [(46, 1), (44, 2)])
 def test_push_signs_again_when_half_of_the_time_is_gone(
     fleet: Fleet, publisher: Publisher, first: Pack, left: int, serial: int

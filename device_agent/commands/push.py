@@ -59,11 +59,14 @@ def command(
     signer = Signer(key) if key and not no_promote else None
     facts: dict[str, Any] = {"task": task, "pack_id": opened.pack_id, "size": opened.size}
     with Catalogue(server, token, Limits(seconds=timeout)) as catalogue:
-        facts["version"] = version = catalogue.publish(task, opened.encode(), learned)
+        version, warnings = catalogue.publish(task, opened.encode(), learned)
+        facts["version"] = version
         if signer:
             backbone = opened.fingerprint.hex()
             wanted = Statement(task, channel, 1, version, opened.pack_id, opened.size, backbone, *from_now(expires))
             facts = describe(*promote(catalogue, signer, wanted))
+    for said in warnings:
+        terminal.warn(said)
     terminal.emit({"server": catalogue.name} | facts, as_json, lines)
 
 
