@@ -4,14 +4,15 @@
 
 Each backbone is quantized into --work, calibrated on training photos and class names of the data sets. All classes of a set are
 learned from 16 photos each and measured on its test photos. Seeds choose the adapter's first weights; what has no adapter is
-learned once. Finished cells are lines in --out and not run again. Speeds are measured in turn, in one process.
+learned once. Finished cells are lines in --out and not run again; speeds, measured in turn in one process, lie beside them.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -21,6 +22,7 @@ import numpy as np
 from edge_qprompt import Backbone
 from edge_qprompt.bench.cell import Cell, Lines, Row, content_of
 from edge_qprompt.dataset import load_dataset
+from edge_qprompt.files import write_whole
 from edge_qprompt.manifest import Manifest, image_onnx
 from edge_qprompt.photo import decode_photo, read_photo, to_pixels
 from edge_qprompt.speed import median_seconds
@@ -41,6 +43,8 @@ SEEDED = ("p4q-adapter", "p4q", "qp4q")
 PROTOCOL = "p4q"
 PHOTOS = 64
 ROUNDS = 15
+
+Encoders = dict[str, dict[str, float]]  # by precision
 
 
 def quantized(name: str, data: Sequence[Path], work: Path) -> Path:
@@ -89,40 +93,58 @@ def settings_of(name: str) -> dict[str, object]:
     return {"method": method} | ({"trusting": True} if trusting else {})
 
 
-def speeds(folder: Path) -> dict[str, float]:
-    """Photos a second relative to fp32, one photo at a time on one core."""
-    precisions = precisions_of(folder)
+def encoders(folder: Path) -> Encoders:
+    """Bytes of each image encoder, and photos a second relative to fp32, one photo at a time on one core."""
+    manifest, precisions = Manifest.read(folder), precisions_of(folder)
     backbones = [Backbone.open(folder, precision, threads=1) for precision in precisions]
-    size = backbones[0].manifest.preprocess.size
+    size = manifest.preprocess.size
     pixels = np.random.default_rng(0).normal(size=(1, 3, size, size)).astype(np.float32)
     seconds = median_seconds([partial(backbone.encode_images, pixels) for backbone in backbones], ROUNDS)
-    return {precision: seconds[0] / mine for precision, mine in zip(precisions, seconds, strict=True)}
+    return {
+        precision: {"bytes": manifest.files[image_onnx(precision)].bytes, "speed": seconds[0] / mine}
+        for precision, mine in zip(precisions, seconds, strict=True)
+    }
 
 
-def table(folder: Path, rows: Sequence[Row], fast: dict[str, float]) -> list[str]:
-    """Means over the data sets by precision and method; of several seeds, with the smallest and largest."""
-    found: dict[tuple[str, str], dict[int, list[float]]] = defaultdict(lambda: defaultdict(list))
+def tables(name: str, measured: Encoders, rows: Sequence[Row]) -> list[str]:
+    """Markdown: means over the data sets by precision and method, then each data set.
+
+    Where there are several seeds, their mean and in brackets the least and the greatest.
+
+    Args:
+        name: of the backbone.
+        measured: of `encoders`.
+        rows: lines of JSON.
+    """
+    found: dict[tuple[str, str, str], dict[int, float]] = defaultdict(dict)  # by data set, precision, method, seed
     for row in rows:
-        found[row["precision"], row["variant"]][row["seed"]].extend(row["measured"].values())
-    manifest = Manifest.read(folder)
-    sets = len({row["data"] for row in rows})
+        (found[row["data"], row["precision"], row["variant"]][row["seed"]],) = row["measured"].values()
+    sets = list(dict.fromkeys(row["data"] for row in rows))
+    shown = [method for method in METHODS if any(key[2] == method for key in found)]
 
-    def cell(precision: str, method: str) -> str:
-        means = [100 * float(np.mean(values)) for values in found[precision, method].values() if len(values) == sets]
-        if not means:
-            return ""
-        return f"{np.mean(means):.1f}" + (f" ({min(means):.1f} to {max(means):.1f})" if len(means) > 1 else "")
+    def cells(among: Sequence[str], precision: str) -> str:
+        return " | ".join(_spread([found[data, precision, method] for data in among]) for method in shown)
 
-    lines = [f"| {manifest.name} | MB | speed | " + " | ".join(METHODS.values()) + " |", "| --- " * (3 + len(METHODS)) + "|"]
-    for precision in fast:
-        size = manifest.files[image_onnx(precision)].bytes / 1e6
-        accuracies = " | ".join(cell(precision, method) for method in METHODS)
-        lines.append(f"| {precision} | {size:.1f} | {fast[precision]:.2f}x | {accuracies} |")
+    titles = " | ".join(METHODS[method] for method in shown)
+    lines = [f"| {name} | MB | speed | {titles} |", "| --- " * (3 + len(shown)) + "|"]
+    for precision, each in measured.items():
+        lines.append(f"| {precision} | {each['bytes'] / 1e6:.1f} | {each['speed']:.2f}x | {cells(sets, precision)} |")
+    lines += ["", f"| data set | {name} | {titles} |", "| --- " * (2 + len(shown)) + "|"]
+    lines += [f"| {data} | {precision} | {cells([data], precision)} |" for data in sets for precision in measured]
     return lines
 
 
+def _spread(by_seed: Sequence[Mapping[int, float]]) -> str:
+    """Mean over data sets, of each seed that all of them have."""
+    seeds = set.intersection(*(set(each) for each in by_seed))
+    means = [100 * float(np.mean([each[seed] for each in by_seed])) for seed in sorted(seeds)]
+    if not means:
+        return ""
+    return f"{np.mean(means):.1f}" + (f" ({min(means):.1f} to {max(means):.1f})" if len(means) > 1 else "")
+
+
 def main() -> None:
-    """Measure what is missing, then print a table a backbone."""
+    """Measure what is missing, then print the tables of each backbone."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("backbones", nargs="+")
     parser.add_argument("--data", type=Path, nargs="+", required=True)
@@ -144,8 +166,9 @@ def main() -> None:
                     f"{i} of {len(cells)}: {folder.name} {Path(cell.data).name} {cell.precision} {cell.variant} {cell.seed}",
                     flush=True,
                 )
-        rows = kept.of(cells_of(folder, data, args.seeds, list(METHODS)))
-        print("\n".join(table(folder, rows, speeds(folder))))
+        measured = encoders(folder)
+        write_whole(args.out / f"{folder.name}.json", json.dumps(measured, indent=1).encode())
+        print("\n".join(tables(folder.name, measured, kept.of(cells_of(folder, data, args.seeds, list(METHODS))))))
 
 
 if __name__ == "__main__":

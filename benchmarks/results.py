@@ -1,4 +1,4 @@
-"""Tables and pictures of docs/results.md, from the lines that `edge-qprompt bench` has left in benchmarks/results.
+"""Tables and pictures of docs/results.md, from the lines that `edge-qprompt bench` and p4q.py have left in benchmarks/results.
 
 python benchmarks/results.py
 """
@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+
+import p4q
 
 from edge_qprompt.bench import report
 from edge_qprompt.bench.cell import Row
@@ -30,19 +32,24 @@ def main() -> None:
     text = PAGE.read_text()
     for path in sorted((HERE / "results").rglob("*.jsonl")):
         if path.parent.name == "p4q":
-            continue  # its table has speeds in it, so benchmarks/p4q.py prints it
-        protocol = path.stem
+            rows = [json.loads(line) for line in path.read_text().splitlines()]
+            text = _put(text, f"p4q-{path.stem}", p4q.tables(path.stem, json.loads(path.with_suffix(".json").read_text()), rows))
+            continue
+        protocol, rows = path.stem, rows_of(path)
         name = protocol if path.parent.name == "results" else f"{protocol}-{path.parent.name}"
-        mark = f"<!-- {name} -->"
-        if text.count(mark) != 2:
-            raise SystemExit(f"{PAGE} needs {mark} twice, around the table")
-        rows = rows_of(path)
-        found = report.lines(protocol, rows)
-        before, _, after = text.split(mark)
-        text = before + "\n".join([mark, *report.markdown(found), mark]) + after
+        text = _put(text, name, report.markdown(report.lines(protocol, rows)))
         if path.parent.name in ("results", "vit-mini"):
             report.plot(protocol, rows, DOCS / f"{name}.png")
     PAGE.write_text(text)
+
+
+def _put(text: str, name: str, lines: list[str]) -> str:
+    """Replace what stands between two marks of a name."""
+    mark = f"<!-- {name} -->"
+    if text.count(mark) != 2:
+        raise SystemExit(f"{PAGE} needs {mark} twice, around the table")
+    before, _, after = text.split(mark)
+    return before + "\n".join([mark, *lines, mark]) + after
 
 
 if __name__ == "__main__":
