@@ -252,6 +252,19 @@ def test_tables_have_means_and_spreads() -> None:
     assert "by classes" in table[4]
 
 
+def test_the_mean_is_of_each_seed_where_all_data_sets_have_the_same() -> None:
+    rows = [
+        row("a", "coop", 1, 0.6, 0.2),
+        row("a", "coop", 2, 0.8, 0.4),
+        row("b", "coop", 1, 0.8, 0.6),
+        row("b", "coop", 2, 0.4, 0.2),
+    ]
+    mean = report.lines("base-to-new", rows)[-1]
+    assert mean.by_seed["base"] == pytest.approx({1: 70, 2: 60})
+    assert mean.by_seed["H"] == pytest.approx({1: harmonic_mean(70, 40), 2: harmonic_mean(60, 30)})
+    assert mean.values["new"] == pytest.approx((35, 30, 40))
+
+
 def test_a_method_that_some_data_sets_lack_has_no_mean() -> None:
     rows = [row("a", "coop", 1, 0.6, 0.2), row("a", "cocoop", 1, 0.6, 0.2), row("b", "coop", 1, 0.9, 0.3)]
     assert [line.variant for line in report.lines("base-to-new", rows) if line.data == "mean"] == ["coop"]

@@ -25,13 +25,18 @@ class Line:
         data: set that was learned on, or MEAN.
         variant: e.g. the method.
         prompt_bytes: of what is learned, as the paper counts it.
-        values: per cent by column: mean, least and greatest over seeds; of the mean line, all three are the mean.
+        by_seed: per cent by column and seed.
     """
 
     data: str
     variant: str
     prompt_bytes: float
-    values: dict[str, tuple[float, float, float]]
+    by_seed: dict[str, dict[int, float]]
+
+    @property
+    def values(self) -> dict[str, tuple[float, float, float]]:
+        """Per cent by column: mean, least and greatest over seeds."""
+        return {column: (statistics.mean(v), min(v), max(v)) for column, each in self.by_seed.items() if (v := each.values())}
 
 
 def base_new(row: Row) -> dict[str, float]:
@@ -79,30 +84,34 @@ COLUMNS: dict[str, Columns] = {
 
 def lines(protocol: str, rows: Sequence[Row]) -> list[Line]:
     """One for each data set and variant, in the order of the rows; then the means over data sets, of variants that have all."""
-    cells: dict[tuple[str, str], dict[str, list[float]]] = {}
+    cells: dict[tuple[str, str], dict[str, dict[int, float]]] = {}
     sizes: dict[tuple[str, str], float] = {}
     for row in rows:
         key = row["data"], row["variant"]
         sizes[key] = row["prompt_bytes"]
         for column, value in COLUMNS[protocol](row).items():
-            cells.setdefault(key, {}).setdefault(column, []).append(100 * value)
-    found = [
-        Line(*key, sizes[key], {column: (statistics.mean(v), min(v), max(v)) for column, v in columns.items()})
-        for key, columns in cells.items()
-    ]
+            cells.setdefault(key, {}).setdefault(column, {})[row["seed"]] = 100 * value
+    found = [Line(*key, sizes[key], columns) for key, columns in cells.items()]
     sets = {line.data for line in found}
     by_variant = [[line for line in found if line.variant == v] for v in dict.fromkeys(line.variant for line in found)]
     return found + [_mean(group) for group in by_variant if len(sets) > 1 and len(group) == len(sets)]
 
 
 def _mean(of: Sequence[Line]) -> Line:
-    """Over data sets, as the papers do: H is that of the mean accuracies."""
-    values = {column: statistics.mean(line.values[column][0] for line in of) for column in of[0].values}
+    """Over data sets, seed by seed where all have the same ones. As the papers do: H is that of the mean accuracies."""
+    values: dict[str, dict[int, float]] = {}
+    for column, first in of[0].by_seed.items():
+        each = [line.by_seed[column] for line in of]
+        if all(one.keys() == first.keys() for one in each):
+            values[column] = {seed: statistics.mean(one[seed] for one in each) for seed in first}
+        else:
+            values[column] = {0: statistics.mean(statistics.mean(one.values()) for one in each)}
     for prefix in ("", "joint "):
         if f"{prefix}H" in values:
-            values[f"{prefix}H"] = harmonic_mean(values[f"{prefix}base"], values[f"{prefix}new"])
+            base, new = values[f"{prefix}base"], values[f"{prefix}new"]
+            values[f"{prefix}H"] = {seed: harmonic_mean(base[seed], new[seed]) for seed in base}
     sizes = {line.prompt_bytes for line in of}
-    return Line(MEAN, of[0].variant, sizes.pop() if len(sizes) == 1 else -1.0, {c: (v, v, v) for c, v in values.items()})
+    return Line(MEAN, of[0].variant, sizes.pop() if len(sizes) == 1 else -1.0, values)
 
 
 def markdown(found: Sequence[Line]) -> list[str]:
