@@ -20,6 +20,7 @@ from pathlib import Path
 import numpy as np
 
 from edge_qprompt import Backbone
+from edge_qprompt.bench import report
 from edge_qprompt.bench.cell import Cell, Lines, Row, content_of
 from edge_qprompt.dataset import load_dataset
 from edge_qprompt.files import write_whole
@@ -123,7 +124,7 @@ def tables(name: str, measured: Encoders, rows: Sequence[Row]) -> list[str]:
     shown = [method for method in METHODS if any(key[2] == method for key in found)]
 
     def cells(among: Sequence[str], precision: str) -> str:
-        return " | ".join(_spread([found[data, precision, method] for data in among]) for method in shown)
+        return " | ".join(_mean([found[data, precision, method] for data in among]) for method in shown)
 
     titles = " | ".join(METHODS[method] for method in shown)
     lines = [f"| {name} | MB | speed | {titles} |", "| --- " * (3 + len(shown)) + "|"]
@@ -134,13 +135,11 @@ def tables(name: str, measured: Encoders, rows: Sequence[Row]) -> list[str]:
     return lines
 
 
-def _spread(by_seed: Sequence[Mapping[int, float]]) -> str:
+def _mean(by_seed: Sequence[Mapping[int, float]]) -> str:
     """Mean over data sets, of each seed that all of them have."""
     seeds = set.intersection(*(set(each) for each in by_seed))
     means = [100 * float(np.mean([each[seed] for each in by_seed])) for seed in sorted(seeds)]
-    if not means:
-        return ""
-    return f"{np.mean(means):.1f}" + (f" ({min(means):.1f} to {max(means):.1f})" if len(means) > 1 else "")
+    return report.spread(float(np.mean(means)), min(means), max(means)) if means else ""
 
 
 def main() -> None:

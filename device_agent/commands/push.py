@@ -61,12 +61,12 @@ def command(
     with Catalogue(server, token, Limits(seconds=timeout)) as catalogue:
         version, warnings = catalogue.publish(task, opened.encode(), learned)
         facts["version"] = version
+        for said in warnings:
+            terminal.warn(said)
         if signer:
             backbone = opened.fingerprint.hex()
             wanted = Statement(task, channel, 1, version, opened.pack_id, opened.size, backbone, *from_now(expires))
             facts = describe(*promote(catalogue, signer, wanted))
-    for said in warnings:
-        terminal.warn(said)
     terminal.emit({"server": catalogue.name} | facts, as_json, lines)
 
 

@@ -115,14 +115,14 @@ def _mean(of: Sequence[Line]) -> Line:
 
 
 def markdown(found: Sequence[Line]) -> list[str]:
-    """The table; a spread of more than a tenth of a point stands behind its mean."""
+    """The table."""
     columns = list(found[0].values)
     head = ["data set", "variant", "learned", *columns]
     table = [_row(head), _row(["---"] * len(head))]
     for line in found:
         name = f"**{line.data}**" if line.data == MEAN else line.data
         size = f"{line.prompt_bytes:.0f} B" if line.prompt_bytes >= 0 else "by classes"
-        table.append(_row([name, line.variant, size, *(_cell(*line.values[column]) for column in columns)]))
+        table.append(_row([name, line.variant, size, *(spread(*line.values[column]) for column in columns)]))
     return table
 
 
@@ -130,7 +130,8 @@ def _row(cells: Sequence[str]) -> str:
     return f"| {' | '.join(cells)} |"
 
 
-def _cell(mean: float, least: float, greatest: float) -> str:
+def spread(mean: float, least: float, greatest: float) -> str:
+    """A mean, and behind it how far its seeds are apart, if that is a tenth of a point or more."""
     return f"{mean:.1f}" if greatest - least < 0.1 else f"{mean:.1f} ({least:.1f} to {greatest:.1f})"
 
 
