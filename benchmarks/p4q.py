@@ -42,6 +42,7 @@ METHODS = {
 FULL = "coop"  # the full-precision learned prompt, which P4Q is compared with
 SEEDED = ("p4q-adapter", "p4q", "qp4q")
 PROTOCOL = "p4q"
+N_CTX = 4
 PHOTOS = 64
 ROUNDS = 15
 
@@ -91,7 +92,7 @@ def precisions_of(folder: Path) -> list[str]:
 def settings_of(name: str) -> dict[str, object]:
     """Of a key of METHODS."""
     method, _, trusting = name.partition(", ")
-    return {"method": method} | ({"trusting": True} if trusting else {})
+    return {"method": method, "n_ctx": N_CTX} | ({"trusting": True} if trusting else {})
 
 
 def encoders(folder: Path) -> Encoders:

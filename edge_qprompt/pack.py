@@ -75,6 +75,8 @@ class Method(IntEnum):
     QP4Q = 16
     P4Q_PROMPT = 17
     P4Q_ADAPTER = 18
+    QKGCOOP = 19
+    QKGCOOP_PLUS_QRES = 20
 
     @property
     def label(self) -> str:

@@ -17,6 +17,7 @@ import argparse
 import math
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -26,10 +27,12 @@ import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from edge_qprompt import Backbone
 from edge_qprompt import manifest as fmt
 from edge_qprompt.errors import ExportError
+from edge_qprompt.learn.engine import has_bfloat16
 from edge_qprompt.manifest import Manifest, PrecisionRecord, Preprocess
 from edge_qprompt.photo import decode_photo, to_pixels
 from edge_qprompt.session import Session
@@ -153,8 +156,15 @@ def batches(pixels: NDArray[np.uint8], features: NDArray[np.float16], phase: Pha
 def loss_of(model: Any, pixels: Tensor, places: Tensor) -> tuple[Tensor, Tensor]:
     """One minus the mean cosine to nano's feature: of the whole view, and of its places."""
     whole, tokens = model(pixels)  # (B, D), (B, G G, W)
-    parts = F.cosine_similarity(tokens @ model.proj, places.flatten(2).transpose(1, 2), dim=-1)  # (B, G G)
-    return 1 - F.cosine_similarity(whole, places.mean((2, 3)), dim=-1).mean(), 1 - parts.mean()
+    parts = F.cosine_similarity((tokens @ model.proj).float(), places.flatten(2).transpose(1, 2), dim=-1)  # (B, G G)
+    return 1 - F.cosine_similarity(whole.float(), places.mean((2, 3)), dim=-1).mean(), 1 - parts.mean()
+
+
+@contextmanager
+def fast_products() -> Iterator[None]:
+    """Products in bfloat16 where the processor has it; attention as plain products, since torch's fused one is slower here."""
+    with torch.autocast("cpu", torch.bfloat16, enabled=has_bfloat16()), sdpa_kernel(SDPBackend.MATH):
+        yield
 
 
 def train(model: Any, views: Path, phase: Phase, seed: int) -> None:
@@ -169,11 +179,12 @@ def train(model: Any, views: Path, phase: Phase, seed: int) -> None:
         for optimiser, share in zip(optimisers, (1.0, ADAMW_SHARE), strict=True):
             for group in optimiser.param_groups:
                 group["lr"] = share * phase.rate(step)
-        whole, parts = loss_of(model, x, places)
         model.zero_grad(set_to_none=True)
-        (whole + parts).backward()  # type: ignore[no-untyped-call]
-        for optimiser in optimisers:
-            optimiser.step()
+        with fast_products():
+            whole, parts = loss_of(model, x, places)
+            (whole + parts).backward()  # type: ignore[no-untyped-call]
+            for optimiser in optimisers:
+                optimiser.step()
         sums += whole.item(), parts.item()
         if (step + 1) % REPORT_STEPS == 0:
             whole_mean, parts_mean = sums / REPORT_STEPS

@@ -164,6 +164,7 @@ def test_few_shot_gives_coops_epochs_to_methods_that_follow_coop() -> None:
 def test_few_shot_gives_coops_tokens_to_text_prompts_alone() -> None:
     cells = PROTOCOLS["few-shot"](["a"], ("coop", "maple"), (1,), {})
     assert [cell.adapt_settings().n_ctx for cell in cells] == [16] * 5 + [None] * 5
+    assert [cell.adapt_settings().words for cell in cells] == [False] * 5 + [True] * 5
 
 
 @pytest.mark.parametrize(
@@ -304,7 +305,7 @@ def test_curves_are_those_of_the_run(tmp_path: Path) -> None:
     assert (first["epoch"], last["epoch"]) == (10, 20)
     assert {part: last[part] for part in row["measured"]} == row["measured"]  # the last snapshot is the result
     assert first["histogram"] != last["histogram"] or first["std"] != last["std"]
-    assert sum(last["histogram"]) == sum(last["indexes"]) == 4 * 256
+    assert sum(last["histogram"]) == sum(last["indexes"]) == 8 * 256
     assert sum(count > 0 for count in last["histogram"]) == 2  # 1 bit
     (line,) = report.lines("epochs", [row])
     assert line.values["base at 20"][0] == pytest.approx(100 * row["measured"]["base"])

@@ -196,7 +196,7 @@ def test_inspect_adds_up(edge_qprompt_command: Command, learned: Learned) -> Non
     assert facts["paper_bits"] == 4 * 256 + 2 * 16  # b N + 16 K
     assert facts["pack_id"] == learned.done.json["pack_id"]
     (tensor,) = facts["tensors"]
-    assert (tensor["role"], tensor["bits"], tensor["shape"], tensor["float16_bytes"]) == ("ctx", 1, [4, 256], 2048)
+    assert (tensor["role"], tensor["bits"], tensor["shape"], tensor["float16_bytes"]) == ("ctx", 1, [8, 256], 4096)
     assert tensor["codebook"][0] < tensor["codebook"][1]
     assert facts["class_names"] == ["ankle boot", "bag", "t shirt"]
     assert (facts["method"], facts["precision"], facts["provenance"]) == ("qcoop", "fp32", None)

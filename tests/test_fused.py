@@ -133,32 +133,33 @@ def test_bfloat16_is_near_but_not_the_same(pair: Pair) -> None:
     generator = torch.Generator().manual_seed(7)
     labels = torch.arange(20)
     photos = F.normalize(torch.randn(20, pair.ours.projection.shape[1], generator=generator), dim=-1)
-    cosine, _ = trial(exact, low, context(pair), lambda encode, ctx: F.cross_entropy(10 * photos @ encode(ctx).T, labels))
+    cosine = trial(exact, low, context(pair), lambda encode, ctx: F.cross_entropy(10 * photos @ encode(ctx).T, labels))
     assert 0.998 < cosine < 0.9999999
 
 
 @pytest.mark.parametrize(
-    ("name", "capable", "found", "chosen"),
+    ("name", "classes", "tiles", "cosine", "chosen"),
     [
-        ("auto", False, (1.0, 9.0), "fused"),
-        ("auto", True, (0.9999, 2.0), "bfloat16"),
-        ("auto", True, (0.9, 2.0), "fused"),
-        ("auto", True, (0.9999, 1.0), "fused"),
-        ("bfloat16", True, (0.9999, 1.0), "bfloat16"),
-        ("fused", True, (0.9999, 2.0), "fused"),
-        ("autograd", True, (0.9999, 2.0), "autograd"),
+        ("auto", 60, False, 1.0, "fused"),
+        ("auto", 60, True, 0.9999, "bfloat16"),
+        ("auto", 60, True, 0.9, "fused"),
+        ("auto", 2, True, 0.9999, "fused"),
+        ("bfloat16", 2, False, 0.9, "bfloat16"),
+        ("fused", 60, True, 0.9999, "fused"),
+        ("autograd", 60, True, 0.9999, "autograd"),
     ],
 )
-def test_the_choice_is_by_capability_and_trial(
-    monkeypatch: pytest.MonkeyPatch, name: str, capable: bool, found: tuple[float, float], chosen: str
+def test_the_choice_is_by_capability_size_and_trial(
+    monkeypatch: pytest.MonkeyPatch, name: str, classes: int, tiles: bool, cosine: float, chosen: str
 ) -> None:
-    monkeypatch.setattr(engines, "has_bfloat16", lambda: capable)
-    monkeypatch.setattr(engines, "trial", lambda *_: found)
+    monkeypatch.setattr(engines, "has_bfloat16", lambda: True)
+    monkeypatch.setattr(engines, "has_tiles", lambda: tiles)
+    monkeypatch.setattr(engines, "trial", lambda *_: cosine)
     nano = nano_pair()
-    suffixes = nano.ours.suffixes(name_tokens(nano.tokenizer, ["cat", "dog"], 4), 4)
+    suffixes = nano.ours.suffixes(name_tokens(nano.tokenizer, names(classes), 4), 4)
     engine = choose(EngineSettings(name), nano.ours, suffixes, context(nano), lambda *_: torch.zeros(()))
     assert engine.name == chosen
-    assert ("bfloat16 not taken" in engine.note) == (name == "auto" and capable and chosen == "fused")
+    assert ("bfloat16 not taken" in engine.note) == (cosine == 0.9 and chosen == "fused")
 
 
 @pytest.mark.skipif(has_bfloat16(), reason="this processor computes in bfloat16")

@@ -63,7 +63,7 @@ def case(tmp_path_factory: pytest.TempPathFactory) -> Case:
     model = build(VIT)
     CliRunner().invoke(command, [*save(work, VIT, model), "--no-int8", "--out", str(work / "b")], catch_exceptions=False)
     backbone, data = Backbone.open(work / "b"), load_dataset(make_photos(work, "bag", "ankle_boot", "sandal"))
-    start = initial_context(backbone, METHODS["maple"].n_ctx, 1, fitted=METHODS["maple"].fits_words)
+    start = initial_context(backbone, METHODS["maple"].n_ctx, 1)
     by_hand = zero_shot(backbone, data.names).class_features
     features, labels = extract(backbone, data.train.paths).values, np.array(data.train.labels)
     problem = Problem.of(backbone, data.names, start, features, labels, by_hand, EngineSettings())

@@ -25,7 +25,16 @@ from edge_qprompt.learn.adapt import adapt
 from edge_qprompt.learn.loop import learn
 from edge_qprompt.learn.methods import METHODS
 from edge_qprompt.learn.problem import Problem, initial_context
-from edge_qprompt.learn.settings import ALL, AdaptSettings, EngineSettings, LoopSettings, MethodSettings, Schedule, sgd
+from edge_qprompt.learn.settings import (
+    ALL,
+    AdaptSettings,
+    EngineSettings,
+    LoopSettings,
+    MethodSettings,
+    Schedule,
+    default_ctx,
+    sgd,
+)
 from edge_qprompt.learn.straight_through import StraightThrough
 from edge_qprompt.pack import Pack, Role
 from edge_qprompt.quantizer import ClusterSettings
@@ -118,10 +127,24 @@ def test_zero_shot_learns_nothing_and_equals_the_template(backbone: Backbone, cl
 
 
 def test_zero_epochs_keep_the_initial_words(backbone: Backbone, clothes: Dataset) -> None:
-    result = adapt(backbone, clothes, quick("coop", epochs=0))
+    result = adapt(backbone, clothes, dataclasses.replace(quick("coop", epochs=0), n_ctx=4))
     words = backbone.text.from_template(clothes.names, "a photo of a {}.")
     learned = Classifier(backbone, result.pack).class_features
     assert (words * learned).sum(axis=1).min() > 0.9999
+
+
+@pytest.mark.parametrize(("width", "tokens"), [(256, 8), (384, 5), (512, 4), (768, 4), (64, 8)])
+def test_as_many_scalars_as_the_papers_prompts_where_that_is_possible(width: int, tokens: int) -> None:
+    assert default_ctx(width) == tokens
+
+
+def test_more_tokens_repeat_the_words_and_none_are_drawn_at_random(backbone: Backbone) -> None:
+    words = torch.from_numpy(backbone.text_weights.token_vectors(backbone.tokenizer.encode("a photo of a")))
+    assert torch.equal(initial_context(backbone, 10, 1), torch.cat([words, words, words[:2]]))
+    drawn = initial_context(backbone, 10, 1, words=False)
+    assert drawn.std().item() == pytest.approx(0.02, rel=0.1)
+    assert torch.equal(drawn, initial_context(backbone, 10, 1, words=False))
+    assert not torch.equal(drawn, initial_context(backbone, 10, 2, words=False))
 
 
 def test_prograd_starts_as_its_released_code(backbone: Backbone, clothes: Dataset) -> None:
@@ -136,7 +159,6 @@ def test_prograd_starts_as_its_released_code(backbone: Backbone, clothes: Datase
     assert not untold[:12].any()
     np.testing.assert_allclose(untold[12:], words, atol=1e-4)
     np.testing.assert_allclose(start("prograd", 2), words[:2], atol=1e-4)
-    assert start("coop", 16)[:12].std() == pytest.approx(0.02, rel=0.1)
 
 
 @pytest.mark.parametrize(("method", "epochs", "batch"), [("kgcoop", 100, 128), ("prograd", 200, 32)])

@@ -68,12 +68,12 @@ def coop(case: Case, ctx: Tensor) -> tuple[float, Tensor]:
 def kgcoop(case: Case, ctx: Tensor) -> tuple[float, Tensor]:
     """Equation 6 of the paper: cross-entropy + 8 / C sum of squared distances, which is twice one minus the cosine.
 
-    The released code takes 1 - cosine, and so do PAPERS' settings.
+    The released code takes 1 - cosine, and so do PAPERS' settings. 8 is for CLIP's logit scale of 100.
     """
     classes = case.classes(ctx)
     logits = SCALE * case.problem.features[:, 0] @ classes.T
     distance = (1 - F.cosine_similarity(classes, case.problem.by_hand, dim=1)).mean()
-    loss = -F.log_softmax(logits, 1)[range(PHOTOS), case.problem.labels].mean() + 8.0 * distance
+    loss = -F.log_softmax(logits, 1)[range(PHOTOS), case.problem.labels].mean() + 8.0 * SCALE / 100 * distance
     return loss.item(), torch.autograd.grad(loss, ctx)[0]
 
 
@@ -91,9 +91,36 @@ def prograd(case: Case, ctx: Tensor) -> tuple[float, Tensor]:
     return task.item(), g_task.view_as(ctx)
 
 
-@pytest.mark.parametrize(("name", "reference"), [("coop", coop), ("kgcoop", kgcoop), ("prograd", prograd)])
+def qcoop(case: Case, ctx: Tensor) -> tuple[float, Tensor]:
+    """Section 3.3 of the paper at 1 bit: centres by hand, the mean of each half of the normalised weights; identity backward."""
+    quantized = one_bit(case, ctx).requires_grad_()
+    loss, gradient = coop(case, quantized)
+    return loss, gradient
+
+
+def qkgcoop(case: Case, ctx: Tensor) -> tuple[float, Tensor]:
+    """KgCoOp's loss at the quantized context."""
+    return kgcoop(case, one_bit(case, ctx).requires_grad_())
+
+
+def one_bit(case: Case, ctx: Tensor) -> Tensor:
+    """Every weight to the nearer of two centres, which are fitted to where learning starts: sigma Q((W - mu) / sigma) + mu."""
+    start = case.problem.start.double()
+    normal = ((start - start.mean()) / start.std(correction=0)).flatten().sort().values
+    cuts = [(normal[:i], normal[i:]) for i in range(1, len(normal))]
+    least = min(cuts, key=lambda cut: sum(float(((half - half.mean()) ** 2).sum()) for half in cut))
+    low, high = (half.mean() for half in least)
+    weights = ctx.detach().double()
+    mu, sigma = weights.mean(), weights.std(correction=0)
+    return (sigma * torch.where((weights - mu) / sigma > (low + high) / 2, high, low) + mu).float()
+
+
+@pytest.mark.parametrize(
+    ("name", "reference"),
+    [("coop", coop), ("kgcoop", kgcoop), ("prograd", prograd), ("qcoop", qcoop), ("qkgcoop", qkgcoop)],
+)
 def test_first_steps_are_those_of_the_paper(case: Case, name: str, reference: object) -> None:
-    method = METHODS[name](case.problem, MethodSettings())
+    method = METHODS[name](case.problem, MethodSettings(fade=0.0))
     ours, theirs = method.parameters["ctx"], case.problem.start.clone().requires_grad_()
     for _ in range(STEPS):
         loss = method.loss(case.problem.features[:, 0], case.problem.labels)

@@ -17,7 +17,7 @@ import click
 from device_agent import terminal
 from edge_qprompt.errors import DataError, MissingExtraError
 from edge_qprompt.learn.methods import METHODS
-from edge_qprompt.learn.settings import ALL, COOP_LR, ENGINES, FULL_BATCH_LR, MEMORY, N_CTX, Schedule
+from edge_qprompt.learn.settings import ALL, COOP_LR, ENGINES, FULL_BATCH_LR, LEAST_CTX, MEMORY, MOST_CTX, Schedule
 
 if TYPE_CHECKING:
     from edge_qprompt.dataset import Dataset
@@ -75,7 +75,12 @@ class _Batch(click.ParamType):  # type: ignore[type-arg]  # generic only in newe
 @click.option(
     "--residual-bits", type=click.IntRange(1, 8), default=2, show_default=True, help="Bits a class residual (qres, qcoop+qres)."
 )
-@click.option("--ctx", type=click.IntRange(1, 64), show_default=f"{N_CTX}, or its paper's", help="Learned tokens.")
+@click.option(
+    "--ctx",
+    type=click.IntRange(1, 64),
+    show_default=f"{LEAST_CTX} to {MOST_CTX} by the text tower's width, or its paper's",
+    help="Learned tokens.",
+)
 @click.option("--shots", type=click.IntRange(1), default=16, show_default=True, help="Training photos a class, at most.")
 @terminal.classes_option
 @click.option(

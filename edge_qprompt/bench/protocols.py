@@ -25,14 +25,15 @@ from edge_qprompt.dataset import load_dataset
 from edge_qprompt.errors import DataError
 from edge_qprompt.learn.methods import INSIDE
 
-SHOTS = {1: 50, 2: 100, 4: 100, 8: 200, 16: 200}  # CoOp's epochs
-FEW_SHOT_CTX = 16
-# have a schedule of their own, the same whatever the shots; ProGrad is not among them: it learns a prompt as CoOp does
-OWN_EPOCHS = frozenset({"cocoop", "kgcoop", "clip-adapter", *INSIDE})
-OWN_TEMPLATE = "zero-shot, own template"
-
 Settings = Mapping[str, Any]
 Make = Callable[[Sequence[str], Sequence[str], Sequence[int], Settings], list[Cell]]
+
+SHOTS = {1: 50, 2: 100, 4: 100, 8: 200, 16: 200}  # CoOp's epochs
+FEW_SHOT_CTX: Settings = {"n_ctx": 16, "words": False}  # CoOp's
+# have a schedule of their own, the same whatever the shots; ProGrad is not among them: it learns a prompt as CoOp does
+OWN_EPOCHS = frozenset({"cocoop", "kgcoop", "clip-adapter", *INSIDE})
+OWN_CTX = frozenset({"prograd", *INSIDE})  # have as many tokens as their papers say
+OWN_TEMPLATE = "zero-shot, own template"
 
 QCOOP = {"method": "qcoop"}
 ABLATIONS: dict[str, dict[str, Any]] = {
@@ -57,6 +58,7 @@ ABLATIONS: dict[str, dict[str, Any]] = {
     "noise 0.1": {"method": "noise-coop", "noise_std": 0.1},
     "started at random": QCOOP | {"words": False},
     "2 tokens": QCOOP | {"n_ctx": 2},
+    "4 tokens": QCOOP | {"n_ctx": 4},
     "8 tokens": QCOOP | {"n_ctx": 8},
     "16 tokens": QCOOP | {"n_ctx": 16},
     "4 views": QCOOP | {"views": 4},
@@ -107,7 +109,7 @@ def few_shot(data: Sequence[str], methods: Sequence[str], seeds: Sequence[int], 
             seed,
             settings={
                 **({} if variant in OWN_EPOCHS else {"epochs": epochs}),
-                **({} if variant in INSIDE else {"n_ctx": FEW_SHOT_CTX}),
+                **({} if variant in OWN_CTX else FEW_SHOT_CTX),
                 **settings,
                 **varied,
                 "shots": shots,
@@ -177,7 +179,9 @@ MAIN = (
     "qmaple",
     "ptq-coop",
     "qcoop",
+    "qkgcoop",
     "qres",
     "learned-qres",
     "qcoop+qres",
+    "qkgcoop+qres",
 )

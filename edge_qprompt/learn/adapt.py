@@ -23,7 +23,7 @@ from edge_qprompt.dataset import Dataset, Photos
 from edge_qprompt.errors import DataError, PromptError
 from edge_qprompt.features import Features, Views, extract
 from edge_qprompt.learn.methods import INSIDE, METHODS
-from edge_qprompt.learn.settings import N_CTX, AdaptSettings, Schedule
+from edge_qprompt.learn.settings import AdaptSettings, Schedule, default_ctx
 from edge_qprompt.metrics import Scores
 from edge_qprompt.pack import Method as MethodNumber
 from edge_qprompt.pack import Pack, PackTensor, Precision, Section, Tag, names_section
@@ -128,7 +128,8 @@ def adapt(
     """
     if settings.method not in METHODS:
         raise PromptError(f"unknown method {settings.method!r}, there are {', '.join(METHODS)}")
-    name_tokens(backbone.tokenizer, data.names, settings.n_ctx or N_CTX)  # fails before minutes of encoding
+    width = backbone.manifest.text.width
+    name_tokens(backbone.tokenizer, data.names, settings.n_ctx or default_ctx(width))  # fails before minutes of encoding
     if settings.method in INSIDE:
         _ = backbone.vision  # likewise
     clock = _Clock()
@@ -220,11 +221,10 @@ def _learn(
         teacher = Teacher.of(backbone, data.names, templates, train.paths, _views(settings), told)
     if takes_pixels(kind):
         backbone = backbone.in_float()  # as packs that change the encoders run
-    own: int = getattr(kind, "n_ctx", N_CTX)
-    n_ctx = settings.n_ctx or own
+    n_ctx: int = settings.n_ctx or getattr(kind, "n_ctx", default_ctx(backbone.manifest.text.width))
     settings = replace(settings, n_ctx=n_ctx)
-    fitted = getattr(kind, "fits_words", False)
-    start = initial_context(backbone, n_ctx, settings.loop.seed, words=settings.words, fitted=fitted)
+    padded = getattr(kind, "pads_words", False)
+    start = initial_context(backbone, n_ctx, settings.loop.seed, words=settings.words, padded=padded)
     features, labels, classes = train.features.values, train.labels, by_hand.class_features
     problem = Problem.of(backbone, data.names, start, features, labels, classes, settings.engine, teacher)
     method = kind(problem, settings.method_settings)

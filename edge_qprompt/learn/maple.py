@@ -40,7 +40,6 @@ class MaPLe:
     number: MethodNumber = MethodNumber.MAPLE
     schedule = sgd(lr=0.0035, batch=4, epochs=5)
     n_ctx = 2
-    fits_words = True
     takes = "pixels"
     engine = None
 

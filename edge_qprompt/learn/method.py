@@ -25,8 +25,8 @@ class Method(Protocol):
     One that has `takes = "pixels"` is given views (B, 3, S, S) uint8, not normalised, where others get features; one that
     has `takes = "teacher"` is given features (B, 2D), those of the backbone in full precision behind its own. One that has
     `schedules` names parameters with a schedule of their own, of which epochs and batch are not used: they move together.
-    Its class may have `n_ctx`, learned tokens unless somebody says otherwise, if they are not `settings.N_CTX`; and
-    `fits_words = True`, if the words it starts from are to be fitted to any number of tokens (see `problem.initial_context`).
+    Its class may have `n_ctx`, learned tokens unless somebody says otherwise, if they are not `settings.default_ctx`; and
+    `pads_words = True`, if it starts with zeros before the words where it has more tokens (see `problem.initial_context`).
     """
 
     number: MethodNumber

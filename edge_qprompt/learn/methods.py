@@ -23,6 +23,8 @@ OURS = {
     "qcoop": "qcoop:QCoOp",
     "qres": "qres:QRes",
     "qcoop+qres": "qres:QCoOpQRes",
+    "qkgcoop": "qkgcoop:QKgCoOp",
+    "qkgcoop+qres": "qres:QKgCoOpQRes",
     "learned-qres": "learned_qres:LearnedQRes",
     "coop": "coop:CoOp",
     "kgcoop": "kgcoop:KgCoOp",

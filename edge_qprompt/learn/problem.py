@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import cycle, islice
 
 import numpy as np
 import torch
@@ -24,7 +25,7 @@ from edge_qprompt.learn.towers import Towers
 from edge_qprompt.prompts import name_tokens
 
 INITIAL_TEXT = "a photo of a"
-INITIAL_STD = 0.02  # CoOp's, for lengths that the text does not have
+INITIAL_STD = 0.02  # CoOp's, where it does not start from words
 
 
 @dataclass(frozen=True)
@@ -114,22 +115,23 @@ class Problem:
         return F.cross_entropy(self.logits(ctx, features), labels)
 
 
-def initial_context(backbone: Backbone, n_ctx: int, seed: int, *, words: bool = True, fitted: bool = False) -> Tensor:
-    """Where learning starts: the words "a photo of a" if they are wanted and n_ctx tokens, else N(0, 0.02^2).
+def initial_context(backbone: Backbone, n_ctx: int, seed: int, *, words: bool = True, padded: bool = False) -> Tensor:
+    """Where learning starts: the words "a photo of a", repeated and cut to n_ctx tokens, or N(0, 0.02^2).
 
     Args:
         backbone: whose tokens.
         n_ctx: learned tokens.
         seed: of the draws.
         words: whether they are wanted.
-        fitted: cut the words, or put zeros before them, where they are not n_ctx tokens.
+        padded: zeros before the words where there are more tokens, in place of repeating them.
 
     Returns:
         (n_ctx, W) float32.
     """
-    ids = backbone.tokenizer.encode(INITIAL_TEXT)
-    if words and (fitted or len(ids) == n_ctx):
-        vectors = torch.from_numpy(backbone.text_weights.token_vectors(ids[:n_ctx]))
+    if words:
+        ids = backbone.tokenizer.encode(INITIAL_TEXT)
+        ids = ids[:n_ctx] if padded else list(islice(cycle(ids), n_ctx))
+        vectors = torch.from_numpy(backbone.text_weights.token_vectors(ids))
         return F.pad(vectors, (0, 0, n_ctx - len(vectors), 0))  # (n, W)
     draws = np.random.default_rng(seed).normal(0.0, INITIAL_STD, (n_ctx, backbone.manifest.text.width))
     return torch.from_numpy(draws.astype(np.float32))

@@ -21,7 +21,7 @@ class ProGrad(CoOp):
     number = MethodNumber.PROGRAD
     schedule = sgd(lr=0.002, batch=32, epochs=200)
     n_ctx = 16
-    fits_words = True
+    pads_words = True
 
     def loss(self, features: Tensor, labels: Tensor) -> Tensor:
         """The cross-entropy's value, with ProGrad's gradient.

@@ -18,6 +18,7 @@ from edge_qprompt.errors import PromptError
 from edge_qprompt.learn.method import Method
 from edge_qprompt.learn.problem import Problem
 from edge_qprompt.learn.qcoop import QCoOp
+from edge_qprompt.learn.qkgcoop import QKgCoOp
 from edge_qprompt.learn.settings import MethodSettings, Schedule
 from edge_qprompt.pack import Method as MethodNumber
 from edge_qprompt.pack import PackTensor, Role, Section, templates_section
@@ -101,6 +102,15 @@ class QCoOpQRes(QRes):
 
     def __init__(self, problem: Problem, settings: MethodSettings) -> None:
         super().__init__(problem, settings, QCoOp(problem, settings))
+
+
+class QKgCoOpQRes(QRes):
+    """Method `qkgcoop+qres`: residuals over a quantized prompt that is held near the hand-written one."""
+
+    number = MethodNumber.QKGCOOP_PLUS_QRES
+
+    def __init__(self, problem: Problem, settings: MethodSettings) -> None:
+        super().__init__(problem, settings, QKgCoOp(problem, settings))
 
 
 def quantized(features: Array, labels: Labels, text: Array, clusters: ClusterSettings) -> Quantized:

@@ -14,11 +14,17 @@ COOP_LR = 0.002
 FULL_BATCH_LR = 0.008
 WARMUP_LR = 1e-5
 ALL = 0  # photos a step
-N_CTX = 4  # learned tokens
+PROMPT_SCALARS = 2048  # of the papers' prompts: 4 tokens of 512
+LEAST_CTX, MOST_CTX = 4, 8  # learned tokens, unless somebody says otherwise
 OPTIMISERS = ("sgd", "adamw")
 MOST_SCALE = 64.0  # nothing larger was measured
 ENGINES = ("auto", "fused", "bfloat16", "autograd")
 MEMORY = 512 << 20  # bytes
+
+
+def default_ctx(width: int) -> int:
+    """Learned tokens of a text tower of a width: as many scalars as the papers' 4 tokens have, in 4 to 8 tokens."""
+    return min(max(PROMPT_SCALARS // width, LEAST_CTX), MOST_CTX)
 
 
 @dataclass(frozen=True)
@@ -163,8 +169,8 @@ class AdaptSettings:
 
     Attributes:
         method: a key of METHODS.
-        n_ctx: learned tokens, in each layer that has them; None is what the method says.
-        words: start from "a photo of a" where that is as many tokens or the method makes it so; else at random.
+        n_ctx: learned tokens, in each layer that has them; None is what the method says, or `default_ctx`.
+        words: start from "a photo of a", again and again where there are more tokens; else at random.
         shots: training photos a class, at most.
         views: views of each training photo; 1 is the centre crop alone.
         strict: an unreadable photo is an error.

@@ -18,7 +18,7 @@ const MAX_TEMPLATES = 128;
 const TAGS = { 1: "template", 2: "residualBias", 3: "templates", 4: "sharedAdapter", 128: "classNames", 129: "namesDigest", 130: "provenance" };
 const METHODS = ["zero-shot", "coop", "qcoop", "kgcoop", "prograd", "ptq-coop", "noise-coop", "qres", "qcoop+qres",
   "cocoop", "clip-adapter", "clip-lora", "maple", "qmaple", "learned-qres",
-  "p4q", "qp4q", "p4q-prompt", "p4q-adapter"];
+  "p4q", "qp4q", "p4q-prompt", "p4q-adapter", "qkgcoop", "qkgcoop+qres"];
 const PRECISIONS = ["fp32", "int8", "w4a8", "w4a4"];
 const UNPRINTABLE = /[\u0000-\u001f\u007f-\u009f\u2028\u2029]/;
 
