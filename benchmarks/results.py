@@ -1,11 +1,16 @@
 """Tables and pictures of docs/results.md, from the lines that `edge-qprompt bench` and p4q.py have left in benchmarks/results.
 
-python benchmarks/results.py
+    python benchmarks/results.py
+
+The table "goals" is of differences to CoOp on average over the data sets, seed by seed. Its ceiling is the H of a method with
+CoOp's base and zero-shot's new accuracy: all that giving back what CoOp takes from new classes can reach.
 """
 
 from __future__ import annotations
 
 import json
+import statistics
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import p4q
@@ -13,10 +18,20 @@ import p4q
 from edge_qprompt.bench import report
 from edge_qprompt.bench.cell import Row
 from edge_qprompt.bench.protocols import ABLATIONS, EPOCHS, MAIN, OWN_TEMPLATE
+from edge_qprompt.metrics import harmonic_mean
 
 HERE = Path(__file__).parent
 DOCS = HERE.parent / "docs"
 PAGE = DOCS / "results.md"
+RUNS = {  # folders of results, and where their zero-shot lines are
+    "nano, 16 shots": ("", ""),
+    "nano, 8 shots": ("shots-8", ""),
+    "vit-mini, 16 shots": ("vit-mini", "vit-mini"),
+    "vit-mini, 8 shots": ("shots-8-vit-mini", "vit-mini"),
+}
+COMPARED = ("ptq-coop", "qcoop", "qkgcoop", "qres", "qcoop+qres", "qkgcoop+qres")  # with CoOp
+
+Means = Mapping[str, dict[int, float]]  # per cent by column and seed
 
 
 def rows_of(path: Path) -> list[Row]:
@@ -29,7 +44,7 @@ def rows_of(path: Path) -> list[Row]:
 
 def main() -> None:
     """Put each table between its marks."""
-    text = PAGE.read_text()
+    text = _put(PAGE.read_text(), "goals", goals())
     for path in sorted((HERE / "results").rglob("*.jsonl")):
         if path.parent.name == "p4q":
             rows = [json.loads(line) for line in path.read_text().splitlines()]
@@ -37,10 +52,53 @@ def main() -> None:
             continue
         protocol, rows = path.stem, rows_of(path)
         name = protocol if path.parent.name == "results" else f"{protocol}-{path.parent.name}"
-        text = _put(text, name, report.markdown(report.lines(protocol, rows)))
+        text = _put(text, name, folded(report.lines(protocol, rows)))
         if path.parent.name in ("results", "vit-mini"):
             report.plot(protocol, rows, DOCS / f"{name}.png")
     PAGE.write_text(text)
+
+
+def folded(found: Sequence[report.Line]) -> list[str]:
+    """The table: means alone where there are some, and single data sets folded away below."""
+    means = [line for line in found if line.data == report.MEAN]
+    if not means:
+        return report.markdown(found)
+    single = report.markdown([line for line in found if line.data != report.MEAN])
+    return [*report.markdown(means), "", "<details><summary>by data set</summary>", "", *single, "", "</details>", ""]
+
+
+def means_of(folder: str) -> dict[str, Means]:
+    """By method: base, new and H on average over all data sets."""
+    path = HERE / "results" / folder / "base-to-new.jsonl"
+    found = report.lines(path.stem, rows_of(path))
+    return {line.variant: line.by_seed for line in found if line.data == report.MEAN}
+
+
+def goals() -> list[str]:
+    """The table of that name."""
+    table = ["| run | method | base | new | H | joint H |", "| --- | --- | --- | --- | --- | --- |"]
+    for run, (folder, zero_shot) in RUNS.items():
+        means, new = means_of(folder), means_of(zero_shot)["zero-shot"]["new"]
+        coop = means["coop"]
+        table.append(f"| {run} | CoOp | {' | '.join(_spread(coop[c]) for c in ('base', 'new', 'H', 'joint H'))} |")
+        kept = {seed: statistics.mean(new.values()) - value for seed, value in coop["new"].items()}
+        ceiling = {seed: harmonic_mean(base, coop["new"][seed] + kept[seed]) for seed, base in coop["base"].items()}
+        table.append(f"| | ceiling | 0 | {_spread(kept, '+')} | {_spread(_less(ceiling, coop['H']), '+')} | |")
+        for method in COMPARED:
+            if method in means:
+                parts = [_spread(_less(means[method][c], coop[c]), "+") for c in ("base", "new", "H", "joint H")]
+                table.append(f"| | {method} | {' | '.join(parts)} |")
+    return table
+
+
+def _less(one: dict[int, float], other: dict[int, float]) -> dict[int, float]:
+    return {seed: one[seed] - other[seed] for seed in one.keys() & other.keys()}
+
+
+def _spread(by_seed: dict[int, float], sign: str = "") -> str:
+    values = by_seed.values()
+    mean, least, greatest = statistics.mean(values), min(values), max(values)
+    return f"{mean:{sign}.1f}" if greatest - least < 0.1 else f"{mean:{sign}.1f} ({least:{sign}.1f} to {greatest:{sign}.1f})"
 
 
 def _put(text: str, name: str, lines: list[str]) -> str:

@@ -146,7 +146,7 @@ def test_every_variation_is_one_that_settings_know() -> None:
 def test_what_is_finished_stays_finished() -> None:
     """The first rows that were ever kept are still those of the cells that are made now."""
     kept = Path(__file__).parent.parent / "benchmarks" / "results"
-    for protocol in ("base-to-new", "few-shot", "ablation"):
+    for protocol in ("base-to-new", "few-shot", "epochs"):
         row = json.loads((kept / f"{protocol}.jsonl").read_text().splitlines()[0])
         cells = PROTOCOLS[protocol]([row["data"]], (row["settings"]["method"],), (row["seed"],), {})
         again = [dataclasses.replace(cell, content=row["content"]) for cell in cells if cell.variant == row["variant"]]

@@ -14,6 +14,7 @@ from conftest import DEMO, Command, Learned, MakePhotos
 
 from device_agent.commands.adapt import curve
 from edge_qprompt import Backbone, Pack
+from edge_qprompt.pack import SECTION
 
 VERBS = (
     "adapt",
@@ -54,7 +55,7 @@ def test_adapt_reports_what_it_did(learned: Learned, nano: Backbone) -> None:
     report, data = learned.done.json, learned.path.read_bytes()
     assert report["pack"] == str(learned.path)
     assert report["pack_id"] == hashlib.sha256(data).hexdigest()
-    assert report["bytes"] == len(data) <= 300
+    assert report["bytes"] == len(data) <= 300 + len("ankle boot bag t shirt") + SECTION.size
     assert (report["classes"], report["class_names"]) == (3, ["ankle boot", "bag", "t shirt"])
     assert (report["images_used"], report["images_skipped"], report["skipped"]) == (9, 0, [])
     assert report["steps"] == 3  # nine photos are one batch
@@ -193,7 +194,7 @@ def test_inspect_adds_up(edge_qprompt_command: Command, learned: Learned) -> Non
     facts = edge_qprompt_command("inspect", learned.path, "--json").json
     parts = ("payload_bytes", "names_bytes", "section_bytes", "overhead_bytes")
     assert facts["bytes"] == sum(facts[part] for part in parts) == learned.path.stat().st_size
-    assert facts["paper_bits"] == 4 * 256 + 2 * 16  # b N + 16 K
+    assert facts["paper_bits"] == 8 * 256 + 2 * 16  # b N + 16 K
     assert facts["pack_id"] == learned.done.json["pack_id"]
     (tensor,) = facts["tensors"]
     assert (tensor["role"], tensor["bits"], tensor["shape"], tensor["float16_bytes"]) == ("ctx", 1, [8, 256], 4096)

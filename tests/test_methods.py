@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from reference_quantizer import one_bit
 from reference_tower import VIT_B_32, Pair, random_pair
 from torch import Tensor
 
@@ -93,26 +94,14 @@ def prograd(case: Case, ctx: Tensor) -> tuple[float, Tensor]:
 
 def qcoop(case: Case, ctx: Tensor) -> tuple[float, Tensor]:
     """Section 3.3 of the paper at 1 bit: centres by hand, the mean of each half of the normalised weights; identity backward."""
-    quantized = one_bit(case, ctx).requires_grad_()
+    quantized = one_bit(case.problem.start, ctx).requires_grad_()
     loss, gradient = coop(case, quantized)
     return loss, gradient
 
 
 def qkgcoop(case: Case, ctx: Tensor) -> tuple[float, Tensor]:
     """KgCoOp's loss at the quantized context."""
-    return kgcoop(case, one_bit(case, ctx).requires_grad_())
-
-
-def one_bit(case: Case, ctx: Tensor) -> Tensor:
-    """Every weight to the nearer of two centres, which are fitted to where learning starts: sigma Q((W - mu) / sigma) + mu."""
-    start = case.problem.start.double()
-    normal = ((start - start.mean()) / start.std(correction=0)).flatten().sort().values
-    cuts = [(normal[:i], normal[i:]) for i in range(1, len(normal))]
-    least = min(cuts, key=lambda cut: sum(float(((half - half.mean()) ** 2).sum()) for half in cut))
-    low, high = (half.mean() for half in least)
-    weights = ctx.detach().double()
-    mu, sigma = weights.mean(), weights.std(correction=0)
-    return (sigma * torch.where((weights - mu) / sigma > (low + high) / 2, high, low) + mu).float()
+    return kgcoop(case, one_bit(case.problem.start, ctx).requires_grad_())
 
 
 @pytest.mark.parametrize(
@@ -120,7 +109,7 @@ def one_bit(case: Case, ctx: Tensor) -> Tensor:
     [("coop", coop), ("kgcoop", kgcoop), ("prograd", prograd), ("qcoop", qcoop), ("qkgcoop", qkgcoop)],
 )
 def test_first_steps_are_those_of_the_paper(case: Case, name: str, reference: object) -> None:
-    method = METHODS[name](case.problem, MethodSettings(fade=0.0))
+    method = METHODS[name](case.problem, MethodSettings())
     ours, theirs = method.parameters["ctx"], case.problem.start.clone().requires_grad_()
     for _ in range(STEPS):
         loss = method.loss(case.problem.features[:, 0], case.problem.labels)
@@ -265,25 +254,6 @@ def test_plug_ins_are_found_and_used(tmp_path: Path, monkeypatch: pytest.MonkeyP
     found = Methods()
     assert list(found)[-1] == "toy"
     assert found["toy"].number == 200
-
-
-def test_the_quantizer_of_qcoop_is_faded_in(case: Case) -> None:
-    method = METHODS["qcoop"](case.problem, MethodSettings(fade=0.5))
-    plain = METHODS["coop"](case.problem, MethodSettings())
-    at_once = METHODS["qcoop"](case.problem, MethodSettings(fade=0.0))
-    given = case.problem.features[:, 0], case.problem.labels
-    start, end = plain.loss(*given).item(), at_once.loss(*given).item()
-    assert start != pytest.approx(end, rel=1e-3)
-    assert method.loss(*given).item() == pytest.approx(start)
-    method.after_step(1, 8)  # the context has not moved, so nothing is clustered anew
-    quarter = method.loss(*given).item()
-    resumed = METHODS["qcoop"](case.problem, MethodSettings(fade=0.5))
-    resumed.load(method.state())
-    assert resumed.loss(*given).item() == pytest.approx(quarter)
-    assert quarter != pytest.approx(start, rel=1e-4)
-    for step in (4, 8):
-        method.after_step(step, 8)
-        assert method.loss(*given).item() == pytest.approx(end)
 
 
 def test_residuals_are_learned_as_their_formula_says(case: Case) -> None:

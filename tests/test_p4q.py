@@ -12,6 +12,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from conftest import make_photos
+from reference_quantizer import one_bit
 from reference_tower import VIT_B_32, Pair, random_pair
 from torch import Tensor
 
@@ -93,14 +94,17 @@ def reference(case: Case, parameters: dict[str, Tensor], trusting: bool = False)
 @pytest.mark.parametrize("name", KINDS)
 def test_first_steps_are_those_of_the_paper(case: Case, name: str, trusting: bool) -> None:
     """And ours, where the teacher's weight is the probability that it gives the right class."""
-    method = METHODS[name](case.problem, MethodSettings(trusting=trusting))  # of qp4q, while nothing is faded in
+    method = METHODS[name](case.problem, MethodSettings(trusting=trusting))
     assert sorted(method.parameters) == sorted(
         [*(["ctx"] if name != "p4q-adapter" else []), *(["adapter_in", "adapter_out"] if name != "p4q-prompt" else [])]
     )
     for _ in range(STEPS):
         loss = method.loss(case.given, case.problem.labels)
         found = torch.autograd.grad(loss, list(method.parameters.values()))
-        wanted_loss, wanted = reference(case, method.parameters, trusting)
+        used = dict(method.parameters)
+        if name == "qp4q":
+            used["ctx"] = one_bit(case.problem.start, used["ctx"])
+        wanted_loss, wanted = reference(case, used, trusting)
         assert loss.item() == pytest.approx(wanted_loss.item(), rel=1e-4)
         for (key, parameter), gradient in zip(method.parameters.items(), found, strict=True):
             assert (gradient - wanted[key]).norm() < 1e-3 * wanted[key].norm()

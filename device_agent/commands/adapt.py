@@ -68,12 +68,17 @@ class _Batch(click.ParamType):  # type: ignore[type-arg]  # generic only in newe
     default="qcoop",
     show_default=True,
     help="qcoop: a quantized prompt; qres: what the photos add to each class name, quantized, without steps; qcoop+qres: both; "
-    "zero-shot: the hand-written prompt, nothing learned; the others are baselines, each with its paper's schedule.",
+    "qkgcoop and qkgcoop+qres: the same, better for classes that are named later; zero-shot: the hand-written prompt, nothing "
+    "learned; the others are baselines, each with its paper's schedule.",
 )
 @click.option("--fast", is_flag=True, help="The same as --method qres: milliseconds after the photos are encoded.")
 @click.option("--bits", type=click.IntRange(1, 8), show_default="1, for qmaple 4", help="Bits a prompt weight.")
 @click.option(
-    "--residual-bits", type=click.IntRange(1, 8), default=2, show_default=True, help="Bits a class residual (qres, qcoop+qres)."
+    "--residual-bits",
+    type=click.IntRange(1, 8),
+    default=2,
+    show_default=True,
+    help="Bits a class residual (qres and with +qres).",
 )
 @click.option(
     "--ctx",

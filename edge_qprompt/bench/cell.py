@@ -26,6 +26,7 @@ from edge_qprompt.pack_layout import RAW_BITS
 from edge_qprompt.quantizer import ClusterSettings
 
 Row = dict[str, Any]
+REVISION = 2  # of what settings mean where nothing is said; to be raised with a default, or with how a method learns
 BINS = tuple(np.linspace(-4.0, 4.0, 33).tolist())  # edges, in standard deviations; what lies beyond counts with the last
 
 
@@ -41,6 +42,7 @@ class Cell:
         targets: folders whose test photos are measured; for base-to-new it is the same one.
         backbone, precision: as of `Backbone.open`; the precision is not "auto".
         content: digest of what is behind these names, see `content_of`.
+        revision: rows of another one are not of this cell, and are run again.
         settings: of `AdaptSettings`, `LoopSettings`, `MethodSettings` and `ClusterSettings`, where they are not the default.
     """
 
@@ -53,6 +55,7 @@ class Cell:
     backbone: str = "nano"
     precision: str = "fp32"
     content: str = ""
+    revision: int = REVISION
     settings: dict[str, Any] = field(default_factory=dict)
 
     @property

@@ -40,8 +40,6 @@ ABLATIONS: dict[str, dict[str, Any]] = {
     "k-means": QCOOP | {"normalise": False, "interval": 0},
     "k-means + normalisation": QCOOP | {"interval": 0},
     "k-means + normalisation + CAC": QCOOP,
-    "quantized from the first step": QCOOP | {"fade": 0.0},
-    "faded in over all steps": QCOOP | {"fade": 1.0},
     "clustered anew every step": QCOOP | {"interval": 1, "constrained": False},
     "looked at every step": QCOOP | {"interval": 1},
     "looked at every 50 steps": QCOOP | {"interval": 50},

@@ -1,8 +1,5 @@
 """QCoOp: CoOp through a quantizer, so that the context is learned as it will be stored.
 
-The quantizer is faded in over the first steps, which the paper does not do: where there are many classes, a context of 1 bit
-that is quantized from the start stops short of what it could learn (docs/results.md).
-
 Source: Hao et al., Quantized Prompt (arXiv 2407.10704).
 """
 
@@ -25,7 +22,7 @@ class QCoOp:
 
     Args:
         problem: what to learn from.
-        settings: `clusters`: bits, and when to cluster again; `fade`.
+        settings: `clusters`: bits, and when to cluster again.
     """
 
     number = MethodNumber.QCOOP
@@ -35,12 +32,11 @@ class QCoOp:
         self._problem = problem
         self.engine: Engine | None = problem.engine
         self._ctx = problem.start.clone().requires_grad_()
-        self._fade = settings.fade
-        self._quantizer = StraightThrough(problem.start, settings.clusters, share=0.0 if settings.fade else 1.0)
+        self._quantizer = StraightThrough(problem.start, settings.clusters)
         self.parameters = {"ctx": self._ctx}
 
     def context(self) -> Tensor:
-        """(n, W), quantized as far as it is faded in."""
+        """(n, W), quantized."""
         return self._quantizer(self._ctx)
 
     def loss(self, features: Tensor, labels: Tensor) -> Tensor:
@@ -48,8 +44,7 @@ class QCoOp:
         return self._problem.cross_entropy(self.context(), features, labels)
 
     def after_step(self, step: int, steps: int) -> None:
-        """Fade the quantizer in, and look whether to cluster again."""
-        self._quantizer.share = min(1.0, step / (self._fade * steps)) if self._fade else 1.0
+        """Look whether to cluster again."""
         self._quantizer.look(self._ctx, step)
 
     def result(self) -> tuple[tuple[PackTensor, ...], tuple[Section, ...]]:

@@ -136,7 +136,6 @@ class MethodSettings:
         residual_bits: b of class residuals.
         noise_std: of Noise-CoOp, in the units of the token vectors.
         adapter_width: inner width of CLIP-Adapter's net; 0 is that of a feature.
-        fade: share of QCoOp's steps over which the quantizer is faded in; 0 quantizes from the first step, as the paper does.
         prompt_depth: layers that have learned tokens, at most (maple, qmaple).
         prompt_bits: b of qmaple.
         trusting: of P4Q's kind: the teacher weighs the same for all photos, as in the paper, and not as far as it is right.
@@ -150,17 +149,12 @@ class MethodSettings:
     residual_bits: int = 2
     noise_std: float = 0.01
     adapter_width: int = 0
-    fade: float = 0.5
     prompt_depth: int = 9
     prompt_bits: int = 4
     trusting: bool = False
     lora_rank: int = 2
     lora_dropout: float = 0.25
     seed: int = 1
-
-    def __post_init__(self) -> None:
-        if not 0 <= self.fade <= 1:
-            raise ValueError(f"fade must be between 0 and 1: {self.fade}")
 
 
 @dataclass(frozen=True)

@@ -18,25 +18,20 @@ class StraightThrough:
     Args:
         weights: any shape; the centres are fitted to these.
         settings: bits, and when to cluster again.
-        share: 0 leaves the weights as they are, 1 quantizes them.
 
     Attributes:
-        share: likewise; to be changed while learning.
         clustering: as it is now.
         looks: step, drift of the histogram in units of the threshold's, and whether it was clustered again; since the
             start of this process.
     """
 
-    def __init__(self, weights: Tensor, settings: ClusterSettings, share: float = 1.0) -> None:
-        self.share = share
+    def __init__(self, weights: Tensor, settings: ClusterSettings) -> None:
         self.clustering = Clustering.fit(_array(weights), settings)
         self.looks: list[tuple[int, float, bool]] = []
 
     def __call__(self, weights: Tensor) -> Tensor:
-        """W_q, exactly, with the gradient of the identity; a mean of it and the weights where `share` is below 1."""
+        """W_q, exactly, with the gradient of the identity."""
         quantized = torch.from_numpy(self.quantize(weights).values())
-        if self.share < 1:
-            return weights + self.share * (quantized - weights.detach())
         return quantized + (weights - weights.detach())  # the bracket is zero and carries the gradient
 
     def quantize(self, weights: Tensor) -> Quantized:
@@ -54,12 +49,12 @@ class StraightThrough:
     def state(self) -> dict[str, Tensor]:
         """What a checkpoint keeps."""
         c = self.clustering
-        counts = torch.tensor([c.error, float(c.fired), self.share], dtype=torch.float64)
-        return {"centres": torch.from_numpy(c.centres), "indexes": torch.from_numpy(c.indexes), "error_fired_share": counts}
+        counts = torch.tensor([c.error, float(c.fired)], dtype=torch.float64)
+        return {"centres": torch.from_numpy(c.centres), "indexes": torch.from_numpy(c.indexes), "error_fired": counts}
 
     def load(self, state: dict[str, Tensor]) -> None:
         """Take over what `state` gave."""
-        error, fired, self.share = state["error_fired_share"].tolist()
+        error, fired = state["error_fired"].tolist()
         centres, indexes = state["centres"].numpy().copy(), state["indexes"].numpy().copy()
         self.clustering = Clustering(self.clustering.settings, centres, indexes, error, int(fired))
 
