@@ -53,7 +53,7 @@ def main() -> None:
         protocol, rows = path.stem, rows_of(path)
         name = protocol if path.parent.name == "results" else f"{protocol}-{path.parent.name}"
         text = _put(text, name, folded(report.lines(protocol, rows)))
-        if path.parent.name in ("results", "vit-mini"):
+        if path.parent.name in ("results", "vit-mini") or protocol == "ablation":
             report.plot(protocol, rows, DOCS / f"{name}.png")
     PAGE.write_text(text)
 

@@ -289,6 +289,13 @@ def test_learned_on_the_first_and_measured_on_all(edge_qprompt_command: Command,
         assert measured["twin"] > done.json["rows"][0]["measured"]["twin"] + 0.05
 
 
+def test_shots_and_views_are_those_that_were_asked_for(edge_qprompt_command: Command, tmp_path: Path) -> None:
+    command = ("bench", "base-to-new", "--data", DEMO, "--methods", "qres", "--shots", "2", "--out", tmp_path, "--json")
+    one, two = (edge_qprompt_command(*command, *more).json["rows"] for more in ((), ("--views", "2")))
+    assert [row["settings"] for row in one + two] == [{"shots": 2, "method": "qres"}, {"shots": 2, "views": 2, "method": "qres"}]
+    assert one[0]["measured"] != two[0]["measured"]
+
+
 def test_few_shot_has_a_column_for_each_number(edge_qprompt_command: Command, tmp_path: Path) -> None:
     done = edge_qprompt_command("bench", "few-shot", "--data", DEMO, "--methods", "zero-shot,qres", "--out", tmp_path)
     assert done.code == 0, done.err

@@ -49,6 +49,7 @@ def _numbers(ctx: click.Context, param: click.Parameter, value: str) -> list[int
 @click.option("--epochs", type=click.IntRange(0), help="Passes over the photos, instead of the protocol's.")
 @click.option("--shots", type=click.IntRange(1), help="Photos a class, instead of the protocol's. Not for few-shot.")
 @click.option("--batch", type=click.IntRange(1), help="Photos a step; without it, all of them.")
+@click.option("--views", type=click.IntRange(1), help="Views of a photo to learn from: the centre, then random crops.")
 @click.option("--jobs", type=click.IntRange(1), default=1, show_default=True, help="Processes, each with one core.")
 @click.option(
     "--out", required=True, type=click.Path(path_type=Path, file_okay=False), help="Folder for lines, table and picture."
@@ -111,7 +112,7 @@ def _cells(protocol: str, data: tuple[Path, ...], options: dict[str, Any]) -> li
         raise click.UsageError("ablation has variations of QCoOp instead of methods: leave --methods out")
     if protocol == "few-shot" and options["shots"]:
         raise click.UsageError("few-shot has its own numbers of shots: leave --shots out")
-    settings = {name: options[name] for name in ("epochs", "shots", "batch") if options[name] is not None}
+    settings = {name: options[name] for name in ("epochs", "shots", "batch", "views") if options[name] is not None}
     cells = PROTOCOLS[protocol]([str(folder.absolute()) for folder in data], methods, options["seeds"], settings)
     content: dict[Any, str] = {}
     for cell in cells:

@@ -1,8 +1,8 @@
 """Which cells a protocol consists of, after Quantized Prompt (arXiv 2407.10704) and CoOp (arXiv 2109.01134).
 
-Epochs, shots, tokens and start are theirs; methods of other papers keep their own schedule. With CoOp's and QCoOp's prompts a
-step is over all photos, as everywhere here, unless `batch` says otherwise; theirs is 32. Where single data sets are learned on,
-zero-shot has a second line with the template that was written for the data set, if one was.
+Epochs and shots are theirs, in few-shot also the tokens and their start; methods of other papers keep their own schedule. With
+CoOp's and QCoOp's prompts a step is over all photos, as everywhere here, unless `batch` says otherwise; theirs is 32. Where
+single data sets are learned on, zero-shot has a second line with the template that was written for the data set, if one was.
 
 base-to-new    learn on the first half of the classes, measure both halves with the same prompt, and all classes together
 few-shot       learn on all classes from 1, 2, 4, 8 and 16 photos each

@@ -90,7 +90,7 @@ def has_bfloat16() -> bool:
 
 
 def has_tiles() -> bool:
-    """Whether it has tiles (AMX), the only kind on which bfloat16 has been seen to pay: docs/performance.md."""
+    """Whether it has tiles (AMX), the only kind on which bfloat16 was seen to pay: docs/adr/0014."""
     return bool(torch.cpu._is_amx_tile_supported())
 
 
