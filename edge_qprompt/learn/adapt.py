@@ -221,7 +221,8 @@ def _learn(
         teacher = Teacher.of(backbone, data.names, templates, train.paths, _views(settings), told)
     if takes_pixels(kind):
         backbone = backbone.in_float()  # as packs that change the encoders run
-    n_ctx: int = settings.n_ctx or getattr(kind, "n_ctx", default_ctx(backbone.manifest.text.width))
+    own: int = getattr(kind, "n_ctx", default_ctx(backbone.manifest.text.width))
+    n_ctx = settings.n_ctx or own
     settings = replace(settings, n_ctx=n_ctx)
     padded = getattr(kind, "pads_words", False)
     start = initial_context(backbone, n_ctx, settings.loop.seed, words=settings.words, padded=padded)

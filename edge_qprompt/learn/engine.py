@@ -98,7 +98,7 @@ def trial(float32: Encode, low: Encode, start: Tensor, loss: Loss) -> float:
     """Walk down float32's gradients; least cosine of the low gradients to them."""
     ctx, least = start.clone(), 1.0
     for _ in range(TRIAL_STEPS):
-        gradients = []
+        gradients: list[Tensor] = []
         for encode in (float32, low):
             point = ctx.clone().requires_grad_()
             gradients += torch.autograd.grad(loss(encode, point), point)
