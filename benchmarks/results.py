@@ -26,6 +26,7 @@ PAGE = DOCS / "results.md"
 RUNS = {  # folders of results, and where their zero-shot lines are
     "nano, 16 shots": ("", ""),
     "nano, 8 shots": ("shots-8", ""),
+    "nano, 8 shots, 4 views": ("views", ""),
     "vit-mini, 16 shots": ("vit-mini", "vit-mini"),
     "vit-mini, 8 shots": ("shots-8-vit-mini", "vit-mini"),
 }
