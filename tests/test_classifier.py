@@ -77,7 +77,7 @@ def test_the_learned_context_matters(nano: Backbone, pack: Pack, classifier: Cla
     assert np.abs(by_hand.class_features - classifier.class_features).max() > 0.01
     ctx = pack.tensor(Role.CTX)
     assert ctx is not None
-    noise = np.random.default_rng(0).normal(0, 0.5, (4, 256))
+    noise = np.random.default_rng(0).normal(0, 0.5, (8, 256))
     moved = Classifier(nano, with_context(pack, ctx.values() + noise))
     assert np.abs(moved.class_features - classifier.class_features).max() > 0.01
 

@@ -140,7 +140,7 @@ def test_as_many_scalars_as_the_papers_prompts_where_that_is_possible(width: int
 
 def test_more_tokens_repeat_the_words_and_none_are_drawn_at_random(backbone: Backbone) -> None:
     words = torch.from_numpy(backbone.text_weights.token_vectors(backbone.tokenizer.encode("a photo of a")))
-    assert torch.equal(initial_context(backbone, 10, 1), torch.cat([words, words, words[:2]]))
+    torch.testing.assert_close(initial_context(backbone, 10, 1), torch.cat([words, words, words[:2]]), rtol=0, atol=1e-6)
     drawn = initial_context(backbone, 10, 1, words=False)
     assert drawn.std().item() == pytest.approx(0.02, rel=0.1)
     assert torch.equal(drawn, initial_context(backbone, 10, 1, words=False))

@@ -50,7 +50,7 @@ def test_zero_shot_accuracies_are_those_recorded(weights: Path, shared: Path) ->
 def test_the_committed_folder_is_what_the_script_builds(weights: Path, tmp_path: Path) -> None:
     manifest = build(weights, weights.with_suffix(".json"), tmp_path / "nano")
     committed = Backbone.open("nano")
-    assert manifest.fingerprint == committed.manifest.fingerprint
+    # not the fingerprint: the head is a product of matrices, whose last bits differ between processors
     for name in ("text.safetensors", "tokenizer.json", "NOTICE"):
         assert manifest.files[name] == committed.manifest.files[name]
     pixels = np.random.default_rng(0).uniform(-1, 1, (2, 3, 224, 224)).astype(np.float32)
