@@ -79,11 +79,11 @@ def goals() -> list[str]:
     """The table of that name."""
     table = ["| run | method | base | new | H | joint H |", "| --- | --- | --- | --- | --- | --- |"]
     for run, (folder, zero_shot) in RUNS.items():
-        means, new = means_of(folder), means_of(zero_shot)["zero-shot"]["new"]
+        means, known = means_of(folder), statistics.mean(means_of(zero_shot)["zero-shot"]["new"].values())
         coop = means["coop"]
         table.append(f"| {run} | CoOp | {' | '.join(_spread(coop[c]) for c in ('base', 'new', 'H', 'joint H'))} |")
-        kept = {seed: statistics.mean(new.values()) - value for seed, value in coop["new"].items()}
-        ceiling = {seed: harmonic_mean(base, coop["new"][seed] + kept[seed]) for seed, base in coop["base"].items()}
+        kept = {seed: known - value for seed, value in coop["new"].items()}
+        ceiling = {seed: harmonic_mean(base, known) for seed, base in coop["base"].items()}
         table.append(f"| | ceiling | 0 | {_spread(kept, '+')} | {_spread(_less(ceiling, coop['H']), '+')} | |")
         for method in COMPARED:
             if method in means:
@@ -98,8 +98,7 @@ def _less(one: dict[int, float], other: dict[int, float]) -> dict[int, float]:
 
 def _spread(by_seed: dict[int, float], sign: str = "") -> str:
     values = by_seed.values()
-    mean, least, greatest = statistics.mean(values), min(values), max(values)
-    return f"{mean:{sign}.1f}" if greatest - least < 0.1 else f"{mean:{sign}.1f} ({least:{sign}.1f} to {greatest:{sign}.1f})"
+    return report.spread(statistics.mean(values), min(values), max(values), sign)
 
 
 def _put(text: str, name: str, lines: list[str]) -> str:

@@ -130,9 +130,10 @@ def _row(cells: Sequence[str]) -> str:
     return f"| {' | '.join(cells)} |"
 
 
-def spread(mean: float, least: float, greatest: float) -> str:
-    """A mean, and behind it how far its seeds are apart, if that is a tenth of a point or more."""
-    return f"{mean:.1f}" if greatest - least < 0.1 else f"{mean:.1f} ({least:.1f} to {greatest:.1f})"
+def spread(mean: float, least: float, greatest: float, sign: str = "") -> str:
+    """A mean, and behind it how far its seeds are apart, if that is a tenth of a point or more; sign "+" is for differences."""
+    parts = [f"{value:{sign}.1f}" for value in (mean, least, greatest)]
+    return parts[0] if greatest - least < 0.1 else f"{parts[0]} ({parts[1]} to {parts[2]})"
 
 
 def as_csv(found: Sequence[Line]) -> str:
