@@ -172,7 +172,8 @@ class ClusterSettings:
     Attributes:
         bits: b, 1 to 8.
         interval: t, steps between two looks at the histograms; 0 fits the centres once.
-        threshold: T_KL in units of (K - 1) / N, the size of the KL between two fresh samples.
+        threshold: T_KL in units of (K - 1) / N, the size of the KL between two fresh samples. The paper has no value; near 1,
+            re-clusterings undo what 1 bit learns: docs/adr/0015.
         normalise: cluster (W - mu) / sigma (the paper), or W itself (ablation).
         constrained: re-cluster only if the histogram drifted and the error grew (the paper's
             constrained adaptive clustering); otherwise at every look (ablation).
@@ -180,7 +181,7 @@ class ClusterSettings:
 
     bits: int = 1
     interval: int = 10
-    threshold: float = 1.0
+    threshold: float = 10.0
     normalise: bool = True
     constrained: bool = True
 

@@ -138,22 +138,21 @@ def test_bfloat16_is_near_but_not_the_same(pair: Pair) -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "classes", "tiles", "cosine", "chosen"),
+    ("name", "classes", "able", "cosine", "chosen"),
     [
         ("auto", 60, False, 1.0, "fused"),
         ("auto", 60, True, 0.9999, "bfloat16"),
         ("auto", 60, True, 0.9, "fused"),
         ("auto", 2, True, 0.9999, "fused"),
-        ("bfloat16", 2, False, 0.9, "bfloat16"),
+        ("bfloat16", 2, True, 0.9, "bfloat16"),
         ("fused", 60, True, 0.9999, "fused"),
         ("autograd", 60, True, 0.9999, "autograd"),
     ],
 )
 def test_the_choice_is_by_capability_size_and_trial(
-    monkeypatch: pytest.MonkeyPatch, name: str, classes: int, tiles: bool, cosine: float, chosen: str
+    monkeypatch: pytest.MonkeyPatch, name: str, classes: int, able: bool, cosine: float, chosen: str
 ) -> None:
-    monkeypatch.setattr(engines, "has_bfloat16", lambda: True)
-    monkeypatch.setattr(engines, "has_tiles", lambda: tiles)
+    monkeypatch.setattr(engines, "has_bfloat16", lambda: able)
     monkeypatch.setattr(engines, "trial", lambda *_: cosine)
     nano = nano_pair()
     suffixes = nano.ours.suffixes(name_tokens(nano.tokenizer, names(classes), 4), 4)

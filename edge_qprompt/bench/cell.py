@@ -26,7 +26,7 @@ from edge_qprompt.pack_layout import RAW_BITS
 from edge_qprompt.quantizer import ClusterSettings
 
 Row = dict[str, Any]
-REVISION = 2  # of what settings mean where nothing is said; to be raised with a default, or with how a method learns
+REVISION = 3  # of what settings mean where nothing is said; to be raised with a default, or with how a method learns
 BINS = tuple(np.linspace(-4.0, 4.0, 33).tolist())  # edges, in standard deviations; what lies beyond counts with the last
 
 

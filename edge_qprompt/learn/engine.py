@@ -3,7 +3,7 @@
 autograd   `tower.TextTower`, the readable reference, differentiated by torch
 fused      `fused.FusedTower`, the same numbers by hand
 bfloat16   the same with products in bfloat16, for processors that compute in it
-auto       bfloat16 for large steps on a processor with tiles for it, if a trial against float32 passes, else fused
+auto       bfloat16 for large steps on a processor that computes in it, if a trial against float32 passes, else fused
 
 Nothing here looks at a clock: the same command must give the same bytes.
 
@@ -70,7 +70,7 @@ def choose(settings: EngineSettings, tower: TextTower, suffixes: Suffixes, start
         return Engine("autograd", lambda ctx: tower(ctx, suffixes), threads, f"{threads} threads")
     fused = FusedTower(tower, suffixes, len(start), threads, settings.memory)
     float32 = Engine("fused", fused, 1, f"float32, {_count(fused)}")
-    if settings.name == "fused" or (settings.name == "auto" and (work < SMALL_STEP or not has_tiles())):
+    if settings.name == "fused" or (settings.name == "auto" and (work < SMALL_STEP or not has_bfloat16())):
         return float32
     if not has_bfloat16():
         raise EdgeQPromptError("this processor does not compute in bfloat16: use --engine fused")
@@ -87,11 +87,6 @@ def has_bfloat16() -> bool:
     if torch.backends.cpu.get_cpu_capability().startswith(("AVX", "DEFAULT")):
         return bool(torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())
     return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
-
-
-def has_tiles() -> bool:
-    """Whether it has tiles (AMX), the only kind on which bfloat16 was seen to pay: docs/adr/0014."""
-    return bool(torch.cpu._is_amx_tile_supported())
 
 
 def trial(float32: Encode, low: Encode, start: Tensor, loss: Loss) -> float:
