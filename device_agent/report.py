@@ -8,7 +8,7 @@ from __future__ import annotations
 import base64
 import io
 import warnings
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from html import escape
 from typing import TYPE_CHECKING, Any
 
@@ -18,15 +18,18 @@ from edge_qprompt.photo import decode_photo, read_photo
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from numpy.typing import NDArray
 
     from edge_qprompt.learn.adapt import Adaptation, Checked
     from edge_qprompt.pack import Pack
 
 WRONG = 12  # photos shown
 THUMBNAIL = 144  # pixels
+LINED_BITS = 4  # a codebook of more values would hide the weights
 NAMED_CLASSES = 40  # whose names fit beside a confusion matrix
 LOOKS = """How far the histogram of indexes has moved since the centres were fitted, in units of (K - 1) / N.
-Above the line, and with a quantization error that has grown, they are fitted again."""
+Above the dashed line, T_KL, and with a quantization error that has grown, they are fitted again."""
+WEIGHTS = "Weights as they were learned; lines where the codebook has its values, to which they are rounded."
 STYLE = """
 body { font: 16px/1.5 system-ui, sans-serif; max-width: 60rem; margin: 2rem auto; padding: 0 1rem; }
 body { color: #1c2321; background: #fff; }
@@ -51,9 +54,9 @@ def page(result: Adaptation, facts: Sequence[tuple[str, str]]) -> str:
     if result.run.losses:
         parts.append(_section("Learning", _losses(result.run.losses)))
     if looks := result.facts.get("looks"):
-        parts.append(_section("Re-clustering", f"<p class=note>{LOOKS}</p>" + _looks(looks)))
+        parts.append(_section("Re-clustering", f"<p class=note>{LOOKS}</p>" + _looks(looks, result.facts["threshold"])))
     if pack.tensors:
-        parts.append(_section("Weights and codebook", _histograms(pack)))
+        parts.append(_section("Weights and codebook", f"<p class=note>{WEIGHTS}</p>" + _histograms(pack, result.weights)))
     where = f"{len(result.checked.labels)} {'held-out' if result.held_out else 'training'} photos"
     parts.append(_section(f"Confusion, {where}", _confusion(result.checked, result.names)))
     parts.append(_section("The most wrong photos", _wrong(result.checked, result.names)))
@@ -98,7 +101,7 @@ def _losses(losses: Sequence[float]) -> str:
     return _draw(f"loss over {len(losses)} epochs, from {losses[0]:.3f} to {losses[-1]:.3f}", 8, 3.2, plot)
 
 
-def _looks(looks: Sequence[tuple[int, float, bool]]) -> str:
+def _looks(looks: Sequence[tuple[int, float, bool]], threshold: float) -> str:
     steps, drifts, fired = zip(*looks, strict=True)
 
     def plot(axes: Axes) -> None:
@@ -106,31 +109,30 @@ def _looks(looks: Sequence[tuple[int, float, bool]]) -> str:
         again = [(step, drift) for step, drift, fires in looks if fires]
         if again:
             axes.plot(*zip(*again, strict=True), "o", color="#c2410c", label="clustered again")
-        axes.axhline(1, color="#55605c", linewidth=0.8, linestyle="--")
+        axes.axhline(threshold, color="#55605c", linewidth=0.8, linestyle="--")
         axes.set(xlabel="step", ylabel="KL, (K - 1) / N")
         axes.set_yscale("symlog", linthresh=1)
+        axes.yaxis.set_major_formatter("{x:g}")  # powers would be in TeX, which is off for the sake of names
         axes.legend()
 
-    return _draw(f"{len(looks)} looks, clustered again {sum(fired)} times", 8, 3.2, plot)
+    return _draw(f"{len(looks)} looks at a threshold of {threshold:g}, clustered again {sum(fired)} times", 8, 3.2, plot)
 
 
-def _histograms(pack: Pack) -> str:
+def _histograms(pack: Pack, weights: Mapping[str, NDArray[np.float32]]) -> str:
     from edge_qprompt.pack import Role
 
     drawn = []
     for tensor in pack.tensors:
         name = Role(tensor.role).name.lower() if tensor.role in set(Role) else f"role {tensor.role}"
-        values = tensor.values().ravel()
+        learned = weights.get(name)  # where it was not computed from what was learned, as MaPLe's tokens are
+        values = (tensor.values() if learned is None or learned.size != tensor.data.size else learned).ravel()
         text = f"{name}: {' x '.join(map(str, tensor.shape))}, "
-        text += f"{tensor.bits} bits each" if tensor.codebook.size else "float16"
+        text += f"{tensor.bits} bit{'s' * (tensor.bits > 1)} each" if tensor.codebook.size else "float16"
 
         def plot(axes: Axes, tensor: Any = tensor, values: Any = values) -> None:
-            if tensor.codebook.size:
-                counts = np.bincount(tensor.data, minlength=tensor.codebook.size)
-                spread = float(np.ptp(tensor.codebook.astype(np.float32))) or 1.0
-                axes.bar(tensor.codebook.astype(np.float32), counts, width=0.6 * spread / len(counts), color="#0b6b58")
-            else:
-                axes.hist(values, bins=64, color="#0b6b58")
+            axes.hist(values, bins=64, color="#0b6b58")
+            for centre in tensor.codebook.astype(np.float32) if tensor.bits <= LINED_BITS else ():
+                axes.axvline(centre, color="#c2410c", linewidth=1)
             axes.set(xlabel="value", ylabel="weights")
 
         drawn.append(f"<p>{escape(text)}</p>" + _draw(text, 8, 2.6, plot))

@@ -20,6 +20,7 @@ from edge_qprompt import Backbone
 from edge_qprompt.bench import report
 from edge_qprompt.bench.cell import Cell, Lines, content_of
 from edge_qprompt.bench.protocols import ABLATIONS, MAIN, PROTOCOLS
+from edge_qprompt.dataset import load_dataset
 from edge_qprompt.errors import DataError
 from edge_qprompt.learn.methods import METHODS
 from edge_qprompt.learn.settings import MethodSettings
@@ -36,7 +37,8 @@ class Toy(CoOp):
     def loss(self, features, labels):
         import torch
         start = self._problem.start
-        return self._problem.cross_entropy(torch.cat([self._ctx[:1], start[1:]]), features, labels)
+        loss = self._problem.cross_entropy(torch.cat([self._ctx[:1], start[1:]]), features, labels)
+        return loss
 '''
 
 
@@ -115,6 +117,9 @@ def test_finished_cells_are_not_run_again(edge_qprompt_command: Command, tmp_pat
         (("base-to-new", "--data", DEMO, "--seeds", "1;2"), "commas"),
         (("cross-dataset", "--data", DEMO), "at least two data sets"),
         (("ablation", "--data", DEMO, "--methods", "coop"), "leave --methods out"),
+        (("epochs", "--data", DEMO, "--methods", "coop"), "leave --methods out"),
+        (("epochs", "--data", DEMO, "--epochs", "9"), "--epochs 10 or more"),
+        (("base-to-new", "--data", DEMO, "--methods", "coop,maple"), "no vision"),
         (("few-shot", "--data", DEMO, "--shots", "4"), "leave --shots out"),
         (("base-to-new", "--data", DEMO / "train", "--methods", "coop"), "needs test photos"),
     ],
@@ -125,6 +130,39 @@ def test_what_cannot_be_measured_is_said(
     done = edge_qprompt_command("bench", *arguments, "--out", tmp_path / "results")
     assert done.code != 0
     assert said in done.err
+
+
+def test_both_halves_need_classes_and_test_photos(edge_qprompt_command: Command, tmp_path: Path) -> None:
+    data = tmp_path / "clothes"
+    shutil.copytree(DEMO, data)
+    (data / "classes.txt").unlink(missing_ok=True)
+    names = sorted(folder.name for folder in (data / "test").iterdir())
+    bench = ("bench", "base-to-new", "--data", data, "--methods", "zero-shot", "--out", tmp_path / "out")
+    for name in names[5:]:
+        shutil.rmtree(data / "test" / name)
+    done = edge_qprompt_command(*bench)
+    assert done.code != 0
+    assert "no test photo of" in done.err
+    for name in names[3:]:
+        shutil.rmtree(data / "train" / name)
+        shutil.rmtree(data / "test" / name, ignore_errors=True)
+    done = edge_qprompt_command(*bench)
+    assert done.code != 0
+    assert "has 3 classes" in done.err
+    assert not (tmp_path / "out" / "base-to-new.jsonl").exists()
+
+
+def test_photos_that_cannot_be_read_are_counted(edge_qprompt_command: Command, tmp_path: Path) -> None:
+    data = tmp_path / "clothes"
+    shutil.copytree(DEMO, data)
+    found = load_dataset(data)
+    for path in (found.select("base").train.paths[0], *found.test.paths[:2]):
+        path.write_bytes(b"no photo")
+    command = ("bench", "base-to-new", "--data", data, "--methods", "qres,qres", "--out", tmp_path / "out", "--json")
+    done = edge_qprompt_command(*command)
+    assert [row["skipped"] for row in done.json["rows"]] == [3]
+    assert "3 in all cells together" in done.err
+    assert done.json["rows"][0]["engine"] == ""  # nothing was learned
 
 
 def test_every_variation_is_one_that_settings_know() -> None:
@@ -154,7 +192,7 @@ def test_what_is_finished_stays_finished() -> None:
 
 
 def test_few_shot_gives_coops_epochs_to_methods_that_follow_coop() -> None:
-    cells = PROTOCOLS["few-shot"](["a"], ("coop", "cocoop", "prograd", "kgcoop"), (1,), {})
+    cells = PROTOCOLS["few-shot"](["a"], ("coop", "cocoop", "prograd", "a plug-in"), (1,), {})
     epochs = [cell.adapt_settings().loop.epochs for cell in cells]
     assert epochs == [50, 100, 100, 200, 200, *[None] * 5, 50, 100, 100, 200, 200, *[None] * 5]
     said = PROTOCOLS["few-shot"](["a"], ("cocoop",), (1,), {"epochs": 3})
@@ -162,9 +200,17 @@ def test_few_shot_gives_coops_epochs_to_methods_that_follow_coop() -> None:
 
 
 def test_few_shot_gives_coops_tokens_to_text_prompts_alone() -> None:
-    cells = PROTOCOLS["few-shot"](["a"], ("coop", "maple"), (1,), {})
-    assert [cell.adapt_settings().n_ctx for cell in cells] == [16] * 5 + [None] * 5
-    assert [cell.adapt_settings().words for cell in cells] == [False] * 5 + [True] * 5
+    cells = PROTOCOLS["few-shot"](["a"], ("coop", "maple", "cocoop"), (1,), {})
+    assert [cell.adapt_settings().n_ctx for cell in cells] == [16] * 5 + [None] * 10
+    assert [cell.adapt_settings().words for cell in cells] == [False] * 5 + [True] * 10
+
+
+def test_maple_has_its_own_settings_across_data_sets() -> None:
+    maple, coop = (cell.adapt_settings() for cell in PROTOCOLS["cross-dataset"](["a", "b"], ("maple", "coop"), (1,), {}))
+    assert (maple.loop.epochs, maple.method_settings.prompt_depth) == (2, 3)
+    schedule = maple.loop.over(METHODS["maple"].schedule)
+    assert schedule.rate(1, 100) == pytest.approx(0.0026 / 2)  # for its batches of 4, half way down the cosine
+    assert (coop.loop.epochs, coop.method_settings.prompt_depth) == (None, 9)
 
 
 @pytest.mark.parametrize(
@@ -206,18 +252,25 @@ def test_other_photos_under_the_same_name_are_another_cell(nano: Backbone, tmp_p
     assert dataclasses.replace(cell, content=content_of(nano, [str(other)])).key != cell.key
 
 
-def test_a_cell_that_fails_among_several_loses_no_other(edge_qprompt_command: Command, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("methods", "said"), [("zero-shot,qres", "no readable training photo"), ("toy,qres", "out of luck")])
+def test_a_cell_that_fails_among_several_loses_no_other(
+    edge_qprompt_command: Command, tmp_path: Path, toy: Mapping[str, str], methods: str, said: str
+) -> None:
     data = tmp_path / "clothes"
     shutil.copytree(DEMO, data)
     for path in (data / "train" / "dress").iterdir():
         path.write_bytes(b"no photo")
-    command = ("bench", "base-to-new", "--data", DEMO, "--data", data, "--methods", "zero-shot,qres", "--out", tmp_path / "out")
-    done = edge_qprompt_command(*command, "--jobs", "2")
+    (tmp_path / "toy" / "toy_method.py").write_text(TOY.replace("return loss", "raise ValueError('out of luck')"))
+    sets = ("--data", DEMO) if "toy" in methods else ("--data", DEMO, "--data", data)
+    command = ("bench", "base-to-new", *sets, "--methods", methods, "--out", tmp_path / "out", "--jobs", "2")
+    done = edge_qprompt_command(*command, env=toy)
     assert done.code == 1
-    assert "no readable training photo" in done.err
-    assert "Traceback" not in done.err
-    kept = (tmp_path / "out" / "base-to-new.jsonl").read_text().splitlines()
-    assert {json.loads(line)["data"] for line in kept} == {"fashion_mnist"}
+    assert said in done.err
+    assert ("Traceback" in done.err) == ("toy" in methods)  # an error of somebody's own method wants one
+    kept = [json.loads(line) for line in (tmp_path / "out" / "base-to-new.jsonl").read_text().splitlines()]
+    assert {(row["data"], row["variant"]) for row in kept} == {
+        ("fashion_mnist", name) for name in methods.split(",") if name != "toy"
+    }
 
 
 def test_domains_have_the_same_classes(photos: MakePhotos) -> None:
@@ -277,16 +330,26 @@ def test_the_mean_of_transfer_leaves_the_source_out() -> None:
 
 
 def test_learned_on_the_first_and_measured_on_all(edge_qprompt_command: Command, tmp_path: Path) -> None:
-    twin = tmp_path / "twin"
+    twin, other = tmp_path / "twin", tmp_path / "other"
     twin.symlink_to(DEMO)
-    for protocol in ("domain", "cross-dataset"):
-        command = ("bench", protocol, "--data", DEMO, "--data", twin, "--methods", "zero-shot,qres", "--out", tmp_path, "--json")
-        done = edge_qprompt_command(*command)
+    shutil.copytree(DEMO, other)
+    (other / "classes.txt").unlink(missing_ok=True)
+    for split in ("train", "test"):  # the same photos by the names of others
+        folders = sorted((other / split).iterdir())
+        for folder in folders:
+            folder.rename(folder.with_name(f"old {folder.name}"))
+        for folder, name in zip(folders, [*folders[1:], folders[0]], strict=True):
+            folder.with_name(f"old {folder.name}").rename(name)
+    for protocol, last in (("domain", twin), ("cross-dataset", twin), ("cross-dataset", other)):
+        sets = ("--data", DEMO, "--data", last)
+        done = edge_qprompt_command("bench", protocol, *sets, "--methods", "zero-shot,qres", "--out", tmp_path, "--json")
         assert done.code == 0, done.err
-        for each in done.json["rows"]:
-            measured = each["measured"]
-            assert measured["fashion_mnist"] == measured["twin"]
-        assert measured["twin"] > done.json["rows"][0]["measured"]["twin"] + 0.05
+        found = [each["measured"] for each in done.json["rows"]]
+        if last == twin:
+            assert [each["twin"] for each in found] == [each["fashion_mnist"] for each in found]
+            assert found[1]["twin"] > found[0]["twin"] + 0.05
+        else:
+            assert max(each["other"] for each in found) < 0.2
 
 
 def test_shots_and_views_are_those_that_were_asked_for(edge_qprompt_command: Command, tmp_path: Path) -> None:

@@ -306,6 +306,8 @@ def test_a_report_is_one_page_with_everything_in_it(edge_qprompt_command: Comman
     for title in ("Learning", "Re-clustering", "Weights and codebook", "Confusion, 3 held-out photos", "most wrong", "bytes go"):
         assert title in page
     assert page.count("<svg") == 5  # loss, looks, two tensors, confusion
+    assert "1 looks at a threshold of 10, clustered again 0 times" in page
+    assert "mathdefault" not in page
     assert "<script" not in page
     assert "<i>bag" not in page
     assert "&lt;i&gt;bag &amp; $co$" in page

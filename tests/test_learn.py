@@ -185,6 +185,10 @@ def test_clustering_looks_at_the_interval_and_counts() -> None:
     for step in range(1, 21):
         quantizer.look(weights + step, step)
     assert quantizer.clustering.fired == 4
+    assert [(step, again) for step, _, again in quantizer.looks] == [(5, True), (10, True), (15, True), (20, True)]
+    resumed = StraightThrough(weights, ClusterSettings(bits=2, interval=5, constrained=False))
+    resumed.load(quantizer.state())
+    assert resumed.facts() == quantizer.facts()
     never = StraightThrough(weights, ClusterSettings(bits=2, interval=0, constrained=False))
     never.look(weights * 7, 5)
     assert never.clustering.fired == 0

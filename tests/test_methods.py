@@ -22,7 +22,7 @@ from edge_qprompt.learn.settings import EngineSettings, MethodSettings
 from edge_qprompt.learn.towers import Towers
 from edge_qprompt.pack import Role
 from edge_qprompt.prompts import name_tokens
-from edge_qprompt.quantizer import Clustering, ClusterSettings
+from edge_qprompt.quantizer import ClusterSettings
 
 NAMES = ("cat", "golden retriever", "a photograph of the umbrella", "quokka", "ibex")
 N_CTX, PHOTOS, SCALE, LR = 4, 24, 30.0, 0.05
@@ -211,17 +211,39 @@ def test_prograd_meets_a_conflict_and_resolves_it(case: Case) -> None:
 
 
 def test_ptq_stores_coops_context_quantized(case: Case) -> None:
+    errors = []
     for bits in (1, 2, 4):
         method = METHODS["ptq-coop"](case.problem, MethodSettings(ClusterSettings(bits=bits)))
-        method.loss(case.problem.features[:, 0], case.problem.labels).backward()
-        ctx = method.parameters["ctx"]
-        with torch.no_grad():
-            ctx -= LR * ctx.grad
+        ctx, theirs = method.parameters["ctx"], case.problem.start.clone().requires_grad_()
+        for _ in range(STEPS):
+            loss = method.loss(case.problem.features[:, 0], case.problem.labels)
+            wanted_loss, wanted = coop(case, theirs)
+            assert loss.item() == pytest.approx(wanted_loss, rel=1e-4)
+            with torch.no_grad():
+                ctx -= LR * torch.autograd.grad(loss, ctx)[0]
+                theirs -= LR * wanted
         (tensor,), _ = method.result()
-        plain = ctx.detach().numpy()
-        fresh = Clustering.fit(plain, ClusterSettings(bits=bits)).quantize(plain)
         assert (tensor.role, tensor.bits) == (Role.CTX, bits)
-        np.testing.assert_allclose(tensor.values(), fresh.values(), atol=1e-4)
+        if bits == 1:
+            np.testing.assert_allclose(tensor.values(), one_bit(ctx.detach(), ctx).numpy(), atol=1e-4)
+        errors.append(float(np.square(tensor.values() - ctx.detach().numpy()).mean()))
+    assert errors[0] > 2 * errors[1] > 4 * errors[2]
+
+
+def test_noises_first_steps_are_coops_at_a_noisy_context(case: Case) -> None:
+    """Section 3.2 of the paper, with the draws of torch's generator at the same seed."""
+    method, draws = METHODS["noise-coop"](case.problem, MethodSettings(noise_std=0.05, seed=5)), torch.Generator().manual_seed(5)
+    ours, theirs = method.parameters["ctx"], case.problem.start.clone()
+    for _ in range(STEPS):
+        loss = method.loss(case.problem.features[:, 0], case.problem.labels)
+        (gradient,) = torch.autograd.grad(loss, ours)
+        noisy = (theirs + 0.05 * torch.randn(theirs.shape, generator=draws)).requires_grad_()
+        wanted_loss, wanted = coop(case, noisy)
+        assert loss.item() == pytest.approx(wanted_loss, rel=1e-4)
+        assert (gradient - wanted).norm() < 1e-3 * wanted.norm()
+        with torch.no_grad():
+            ours -= LR * gradient
+            theirs -= LR * wanted
 
 
 def test_noise_has_the_std_asked_for_and_goes_on_after_a_resume(case: Case) -> None:

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from device_agent import terminal
-from edge_qprompt.errors import DataError, EdgeQPromptError, MissingExtraError
+from edge_qprompt.errors import DataError, MissingExtraError
 
 if TYPE_CHECKING:
     from edge_qprompt.bench.cell import Cell, Row
@@ -83,6 +83,8 @@ def command(protocol: str, data: tuple[Path, ...], out: Path, jobs: int, as_json
         run = _run if jobs == 1 else partial(_run_apart, jobs=jobs)
         run(missing, keep=kept.add, tell=lambda done, note: progress("cells", done, len(missing), note))
     rows = kept.of(cells)
+    if unread := sum(row.get("skipped", 0) for row in rows):
+        terminal.warn(f"photos that could not be read were left out, {unread} in all cells together: `skipped` in {kept.path}")
     found = report.lines(protocol, rows)
     table = report.markdown(found)
     place = out / protocol
@@ -97,7 +99,7 @@ def _cells(protocol: str, data: tuple[Path, ...], options: dict[str, Any]) -> li
     from dataclasses import replace
 
     from edge_qprompt.bench.cell import content_of
-    from edge_qprompt.bench.protocols import MAIN, PROTOCOLS
+    from edge_qprompt.bench.protocols import MAIN, PROTOCOLS, SNAPSHOT_EPOCHS
     from edge_qprompt.learn.methods import INSIDE, METHODS
 
     names = [folder.absolute().name for folder in data]
@@ -105,11 +107,15 @@ def _cells(protocol: str, data: tuple[Path, ...], options: dict[str, Any]) -> li
         raise DataError(f"two data sets are called {twice[0]}: rename a folder, since results are told apart by its name")
     backbone = terminal.open_backbone(options["backbone"], options["precision"], "cpu")
     main = [name for name in MAIN if backbone.manifest.vision or name not in INSIDE]
-    methods = options["methods"].split(",") if options["methods"] else main
+    methods = list(dict.fromkeys(options["methods"].split(","))) if options["methods"] else main
     if unknown := [name for name in methods if name not in METHODS]:
         raise click.BadParameter(f"there is no method {unknown[0]!r}, there are {', '.join(METHODS)}", param_hint="--methods")
-    if protocol == "ablation" and options["methods"]:
-        raise click.UsageError("ablation has variations of QCoOp instead of methods: leave --methods out")
+    if INSIDE & set(methods):
+        _ = backbone.vision  # fails before anything is learned
+    if protocol in ("ablation", "epochs") and options["methods"]:
+        raise click.UsageError(f"{protocol} has variations of QCoOp instead of methods: leave --methods out")
+    if protocol == "epochs" and (options["epochs"] or SNAPSHOT_EPOCHS) < SNAPSHOT_EPOCHS:
+        raise click.UsageError(f"the curves have a point every {SNAPSHOT_EPOCHS} epochs: give --epochs {SNAPSHOT_EPOCHS} or more")
     if protocol == "few-shot" and options["shots"]:
         raise click.UsageError("few-shot has its own numbers of shots: leave --shots out")
     settings = {name: options[name] for name in ("epochs", "shots", "batch", "views") if options[name] is not None}
@@ -117,7 +123,7 @@ def _cells(protocol: str, data: tuple[Path, ...], options: dict[str, Any]) -> li
     content: dict[Any, str] = {}
     for cell in cells:
         if (where := (cell.data, cell.targets)) not in content:
-            content[where] = content_of(backbone, dict.fromkeys((cell.data, *cell.targets)))
+            content[where] = content_of(backbone, dict.fromkeys((cell.data, *cell.targets)), cell.part)
     place, precision = str(backbone.folder), backbone.precision
     return [replace(c, backbone=place, precision=precision, content=content[c.data, c.targets]) for c in cells]
 
@@ -138,7 +144,7 @@ def _run_apart(cells: list[Cell], jobs: int, keep: Any, tell: Any) -> None:
     pool = ProcessPoolExecutor(jobs, context, _one_core, (cores,))
     waiting, done = iter(cells), 0
     running: dict[Future[Row], Cell] = {}
-    failed: EdgeQPromptError | None = None
+    failed: BaseException | None = None
     try:
         while True:
             for cell in islice(waiting, 0 if failed else jobs - len(running)):  # no more than run: what began is kept
@@ -147,7 +153,9 @@ def _run_apart(cells: list[Cell], jobs: int, keep: Any, tell: Any) -> None:
                 break
             for future in wait(running, return_when=FIRST_COMPLETED).done:
                 cell = running.pop(future)
-                if isinstance(error := future.exception(), EdgeQPromptError):
+                if isinstance(error := future.exception(), BrokenProcessPool):
+                    raise error
+                if error:
                     failed = error
                     continue
                 keep(future.result())

@@ -90,9 +90,10 @@ class Cell:
         data = load_dataset(Path(self.data))
         result = adapt(backbone, data.select(self.part), self.adapt_settings())
         targets = {Path(target).name: load_dataset(Path(target)) for target in self.targets}
-        measured = self._measure(backbone, result.pack, targets)
+        skipped = {str(path) for path, _ in result.skipped}
+        measured = self._measure(backbone, result.pack, targets, skipped)
         curve = [
-            {"epoch": epoch, **self._measure(backbone, pack, targets), **_weights(pack)}
+            {"epoch": epoch, **self._measure(backbone, pack, targets, skipped), **_weights(pack)}
             for epoch, pack in result.snapshots.items()
         ]
         return {
@@ -104,21 +105,33 @@ class Cell:
             "pack_bytes": result.pack.size,
             "steps": result.run.steps,
             "seconds": round(result.seconds["learn"], 3),
+            "engine": result.engine[0],
+            "skipped": len(skipped),
             "facts": result.facts,
         }
 
-    def _measure(self, backbone: Backbone, pack: Pack, targets: dict[str, Dataset]) -> dict[str, float]:
-        """Accuracies on test photos; of base and new classes also among all of them."""
+    def _measure(self, backbone: Backbone, pack: Pack, targets: dict[str, Dataset], skipped: set[str]) -> dict[str, float]:
+        """Accuracies on test photos; of base and new classes also among all of them; what cannot be read joins `skipped`."""
+
+        def accuracy(data: Dataset, names: tuple[str, ...], first: int = 0) -> float:
+            """Of the test photos of `data`, among `names`; its classes are those from `first` on."""
+            assert data.test is not None  # checked by content_of
+            classifier = Classifier(backbone, pack, names)
+            features = extract(classifier.backbone, data.test.paths)
+            skipped.update(str(path) for path, _ in features.skipped)
+            labels = np.array(data.test.labels)[features.kept] + first
+            return Scores.of(classifier.probabilities(features.values[:, 0]), labels).accuracy
+
         if self.part == "all":
-            return {name: _accuracy(backbone, pack, data, data.names, 0) for name, data in targets.items()}
+            return {name: accuracy(data, data.names) for name, data in targets.items()}
         (data,) = targets.values()
         base, new = data.select("base"), data.select("new")
         both = (*base.names, *new.names)
         return {
-            "base": _accuracy(backbone, pack, base, base.names, 0),
-            "new": _accuracy(backbone, pack, new, new.names, 0),
-            "joint base": _accuracy(backbone, pack, base, both, 0),
-            "joint new": _accuracy(backbone, pack, new, both, len(base.names)),
+            "base": accuracy(base, base.names),
+            "new": accuracy(new, new.names),
+            "joint base": accuracy(base, both),
+            "joint new": accuracy(new, both, len(base.names)),
         }
 
 
@@ -133,20 +146,16 @@ def _weights(pack: Pack) -> dict[str, Any]:
     return {"mean": mean, "std": std, "histogram": counts.tolist()} | indexes
 
 
-def _accuracy(backbone: Backbone, pack: Pack, data: Dataset, names: tuple[str, ...], first: int) -> float:
-    """Of the test photos of `data`, among `names`; its classes are those from `first` on."""
-    assert data.test is not None  # content_of has looked
-    classifier = Classifier(backbone, pack, names)
-    features = extract(classifier.backbone, data.test.paths)
-    labels = np.array(data.test.labels)[features.kept] + first
-    return Scores.of(classifier.probabilities(features.values[:, 0]), labels).accuracy
-
-
-def content_of(backbone: Backbone, folders: Iterable[str]) -> str:
+def content_of(backbone: Backbone, folders: Iterable[str], part: str = "all") -> str:
     """Digest of a backbone and its quantized encoders, and of the names, places and sizes of all photos of some data sets.
 
+    Args:
+        backbone: as the cell says.
+        folders: of the data sets.
+        part: of the classes that is learned on; where it is not all, both halves are measured.
+
     Raises:
-        DataError: a data set without test photos.
+        DataError: a data set that lacks test photos, or classes for two halves.
     """
     digest = hashlib.sha256(backbone.manifest.fingerprint.encode())
     digest.update("".join(backbone.manifest.encoder_kind(backbone.precision)[1:]).encode())
@@ -154,6 +163,11 @@ def content_of(backbone: Backbone, folders: Iterable[str]) -> str:
         data = load_dataset(folder)
         if data.test is None:
             raise DataError(f"a benchmark needs test photos, {folder} has none: give a data set with train/ and test/ folders")
+        if part != "all" and len(data.names) < 4:
+            raise DataError(f"{folder} has {len(data.names)} classes: base and new classes are two each, at least")
+        for half in [data] if part == "all" else [data.select("base"), data.select("new")]:
+            if not half.test:
+                raise DataError(f"{folder} has no test photo of {', '.join(half.names[:5])}: put some under test/")
         photos = [*zip(data.train.paths, data.train.labels, strict=True), *zip(data.test.paths, data.test.labels, strict=True)]
         files = [(os.path.relpath(path, folder), path.stat().st_size, label) for path, label in photos]
         digest.update(json.dumps([data.names, files]).encode(errors="surrogateescape"))
@@ -163,12 +177,12 @@ def content_of(backbone: Backbone, folders: Iterable[str]) -> str:
 class Lines:
     """Rows in a file, one a line; a line that a crash cut short does not count.
 
-    Args:
+    Attributes:
         path: made with the first row.
     """
 
     def __init__(self, path: Path) -> None:
-        self._path = path
+        self.path = path
         self._rows: dict[str, Row] = {}
         for line in path.read_text().splitlines() if path.exists() else ():
             with suppress(ValueError, KeyError, TypeError):
@@ -180,8 +194,8 @@ class Lines:
 
     def add(self, row: Row) -> None:
         """Keep a row."""
-        self._path.parent.mkdir(parents=True, exist_ok=True)
-        with self._path.open("a+b") as file:
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        with self.path.open("a+b") as file:
             end = file.seek(0, os.SEEK_END)
             file.seek(max(0, end - 1))
             cut = file.read() not in (b"", b"\n")

@@ -23,27 +23,30 @@ from edge_qprompt.bench.cell import Cell
 from edge_qprompt.bench.templates import template_of
 from edge_qprompt.dataset import load_dataset
 from edge_qprompt.errors import DataError
-from edge_qprompt.learn.methods import INSIDE
 
 Settings = Mapping[str, Any]
 Make = Callable[[Sequence[str], Sequence[str], Sequence[int], Settings], list[Cell]]
 
 SHOTS = {1: 50, 2: 100, 4: 100, 8: 200, 16: 200}  # CoOp's epochs
 FEW_SHOT_CTX: Settings = {"n_ctx": 16, "words": False}  # CoOp's
-# have a schedule of their own, the same whatever the shots; ProGrad is not among them: it learns a prompt as CoOp does
-OWN_EPOCHS = frozenset({"cocoop", "kgcoop", "clip-adapter", *INSIDE})
-OWN_CTX = frozenset({"prograd", *INSIDE})  # have as many tokens as their papers say
+# learn a prompt as CoOp does; the others have tokens and a schedule of their own, the same whatever the shots
+COOPS = frozenset({"coop", "ptq-coop", "noise-coop", "qcoop", "qkgcoop", "qcoop+qres", "qkgcoop+qres"})
+COOPS_EPOCHS = COOPS | {"prograd"}
+# MaPLe's settings where other data sets are measured; its learning rate is for batches of 4
+DEEP: Settings = {"epochs": 2, "lr": 0.0026 * 32 / 4, "prompt_depth": 3}
+TRANSFER: Mapping[str, Settings] = {"maple": DEEP, "qmaple": DEEP}
 OWN_TEMPLATE = "zero-shot, own template"
 
 QCOOP = {"method": "qcoop"}
+OFTEN = {"threshold": 1.0}  # at the default of 10, 1 bit is hardly ever clustered again: docs/adr/0015
 ABLATIONS: dict[str, dict[str, Any]] = {
     "k-means": QCOOP | {"normalise": False, "interval": 0},
     "k-means + normalisation": QCOOP | {"interval": 0},
     "k-means + normalisation + CAC": QCOOP,
     "clustered anew every step": QCOOP | {"interval": 1, "constrained": False},
-    "looked at every step": QCOOP | {"interval": 1},
-    "looked at every 50 steps": QCOOP | {"interval": 50},
-    "T_KL x 0.1": QCOOP | {"threshold": 1.0},
+    "T_KL x 0.1": QCOOP | OFTEN,
+    "T_KL x 0.1, looked at every step": QCOOP | OFTEN | {"interval": 1},
+    "T_KL x 0.1, looked at every 50 steps": QCOOP | OFTEN | {"interval": 50},
     "T_KL x 0.01": QCOOP | {"threshold": 0.1},
     "b = 2": QCOOP | {"bits": 2},
     "b = 4": QCOOP | {"bits": 4},
@@ -106,8 +109,8 @@ def few_shot(data: Sequence[str], methods: Sequence[str], seeds: Sequence[int], 
             (folder,),
             seed,
             settings={
-                **({} if variant in OWN_EPOCHS else {"epochs": epochs}),
-                **({} if variant in OWN_CTX else FEW_SHOT_CTX),
+                **({"epochs": epochs} if variant in COOPS_EPOCHS else {}),
+                **(FEW_SHOT_CTX if variant in COOPS else {}),
                 **settings,
                 **varied,
                 "shots": shots,
@@ -125,7 +128,15 @@ def transfer(data: Sequence[str], methods: Sequence[str], seeds: Sequence[int], 
     if len(data) < 2:
         raise DataError("give at least two data sets: the first is learned on, the others are measured")
     return [
-        Cell("cross-dataset", method, data[0], "all", tuple(data), seed, settings={**settings, "method": method})
+        Cell(
+            "cross-dataset",
+            method,
+            data[0],
+            "all",
+            tuple(data),
+            seed,
+            settings={**TRANSFER.get(method, {}), **settings, "method": method},
+        )
         for method in methods
         for seed in seeds
     ]

@@ -78,6 +78,7 @@ class Adaptation:
         used, skipped: training photos learned from; path and reason of those that could not be read.
         run: what the loop did.
         facts: the method's own numbers.
+        weights: what was learned, by name, before it was quantized.
         train: accuracy on the photos learned from (their centre crops).
         held_out: accuracy on the test split, else on training photos beyond the shots, else None.
         held_out_source: "test", "unused training photos" or None.
@@ -93,6 +94,7 @@ class Adaptation:
     skipped: tuple[tuple[Path, str], ...]
     run: Run
     facts: dict[str, Any]
+    weights: dict[str, NDArray[np.float32]]
     train: Accuracy
     held_out: Accuracy | None
     held_out_source: str | None
@@ -167,6 +169,7 @@ def adapt(
         skipped=train.features.skipped + (rest.features.skipped if rest else ()),
         run=learned.run,
         facts=learned.facts,
+        weights=learned.weights,
         train=accuracies[0],
         held_out=held_out,
         held_out_source=None if held_out is None else "test" if data.test else "unused training photos",
@@ -186,6 +189,7 @@ class _Learned:
     result: Result
     snapshots: dict[int, Result]
     facts: dict[str, Any]
+    weights: dict[str, NDArray[np.float32]]
     schedule: Schedule
     run: Run
     engine: tuple[str, str]
@@ -243,7 +247,8 @@ def _learn(
     with torch_threads(inputs.threads):
         run = learn(method, inputs.values, problem.labels, settings.loop, file, tell)
     precision = Precision[backbone.precision.upper()]
-    return _Learned(method.number, precision, method.result(), snapshots, method.facts(), schedule, run, inputs.engine)
+    weights = {name: value.detach().numpy() for name, value in method.parameters.items()}
+    return _Learned(method.number, precision, method.result(), snapshots, method.facts(), weights, schedule, run, inputs.engine)
 
 
 def _stage(progress: Progress, stage: str) -> Callable[[int, int], None]:

@@ -69,5 +69,5 @@ class LearnedQRes:
         self._quantizer.load(state)
 
     def facts(self) -> dict[str, Any]:
-        """How often the centres were fitted again."""
-        return {"reclusterings": self._quantizer.clustering.fired}
+        """The quantizer's."""
+        return self._quantizer.facts()

@@ -60,5 +60,5 @@ class QCoOp:
         self._quantizer.load(state)
 
     def facts(self) -> dict[str, Any]:
-        """How often the centres were fitted again, and each look at whether they should be."""
-        return {"reclusterings": self._quantizer.clustering.fired, "looks": self._quantizer.looks}
+        """The quantizer's."""
+        return self._quantizer.facts()

@@ -5,6 +5,8 @@ Source: Quantized Prompt (arXiv 2407.10704), section 3.3; the estimator is Bengi
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import torch
 from torch import Tensor
@@ -21,8 +23,7 @@ class StraightThrough:
 
     Attributes:
         clustering: as it is now.
-        looks: step, drift of the histogram in units of the threshold's, and whether it was clustered again; since the
-            start of this process.
+        looks: step, drift of the histogram in units of (K - 1) / N, and whether it was clustered again.
     """
 
     def __init__(self, weights: Tensor, settings: ClusterSettings) -> None:
@@ -46,17 +47,24 @@ class StraightThrough:
             self.clustering = before.look(array)
             self.looks.append((step, before.drift(array), self.clustering is not before))
 
+    def facts(self) -> dict[str, Any]:
+        """How often the centres were fitted again, each look at whether they should be, and T_KL as the settings have it."""
+        return {"reclusterings": self.clustering.fired, "looks": self.looks, "threshold": self.clustering.settings.threshold}
+
     def state(self) -> dict[str, Tensor]:
         """What a checkpoint keeps."""
         c = self.clustering
         counts = torch.tensor([c.error, float(c.fired)], dtype=torch.float64)
-        return {"centres": torch.from_numpy(c.centres), "indexes": torch.from_numpy(c.indexes), "error_fired": counts}
+        looks = torch.tensor(self.looks, dtype=torch.float64).reshape(-1, 3)
+        centres, indexes = torch.from_numpy(c.centres), torch.from_numpy(c.indexes)
+        return {"centres": centres, "indexes": indexes, "error_fired": counts, "looks": looks}
 
     def load(self, state: dict[str, Tensor]) -> None:
         """Take over what `state` gave."""
         error, fired = state["error_fired"].tolist()
         centres, indexes = state["centres"].numpy().copy(), state["indexes"].numpy().copy()
         self.clustering = Clustering(self.clustering.settings, centres, indexes, error, int(fired))
+        self.looks = [(int(step), drift, bool(again)) for step, drift, again in state["looks"].tolist()]
 
 
 def _array(weights: Tensor) -> np.ndarray[tuple[int, ...], np.dtype[np.float32]]:
