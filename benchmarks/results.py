@@ -16,7 +16,7 @@ from pathlib import Path
 import p4q
 
 from edge_qprompt.bench import report
-from edge_qprompt.bench.cell import Row
+from edge_qprompt.bench.cell import REVISION, Row
 from edge_qprompt.bench.protocols import ABLATIONS, EPOCHS, MAIN, OWN_TEMPLATE
 from edge_qprompt.metrics import harmonic_mean
 
@@ -29,6 +29,7 @@ RUNS = {  # folders of results, and where their zero-shot lines are
     "nano, 8 shots, 4 views": ("views", ""),
     "vit-mini, 16 shots": ("vit-mini", "vit-mini"),
     "vit-mini, 8 shots": ("shots-8-vit-mini", "vit-mini"),
+    "vit-mini, 8 shots, 4 views": ("views-vit-mini", "vit-mini"),
 }
 COMPARED = ("ptq-coop", "qcoop", "qkgcoop", "qres", "qcoop+qres", "qkgcoop+qres")  # with CoOp
 
@@ -36,8 +37,15 @@ Means = Mapping[str, dict[int, float]]  # per cent by column and seed
 
 
 def rows_of(path: Path) -> list[Row]:
-    """All rows of a file: data sets as they come, methods as `bench` names them, noise and bits as the ablations do."""
+    """All rows of a file: data sets as they come, methods as `bench` names them, noise and bits as the ablations do.
+
+    Raises:
+        SystemExit: rows of other defaults, or several of one cell.
+    """
     rows = [json.loads(line) for line in path.read_text().splitlines()]
+    cells = {(row["data"], row["variant"], row["seed"], row["settings"].get("shots")) for row in rows}
+    if len(cells) < len(rows) or any(row["revision"] != REVISION for row in rows):
+        raise SystemExit(f"{path} has rows of an older revision, or two of one cell: remove them and run its command again")
     sets = list(dict.fromkeys(row["data"] for row in rows))
     variants = list(EPOCHS.values()) if path.stem == "epochs" else [MAIN[0], OWN_TEMPLATE, *MAIN[1:], *ABLATIONS]
     return sorted(rows, key=lambda row: (sets.index(row["data"]), variants.index(row["variant"]), row["seed"]))
@@ -54,6 +62,8 @@ def main() -> None:
         protocol, rows = path.stem, rows_of(path)
         name = protocol if path.parent.name == "results" else f"{protocol}-{path.parent.name}"
         text = _put(text, name, folded(report.lines(protocol, rows)))
+        if protocol == "ablation":
+            text = _put(text, f"reclusterings-{path.parent.name}", reclusterings(rows))
         if path.parent.name in ("results", "vit-mini") or protocol == "ablation":
             report.plot(protocol, rows, DOCS / f"{name}.png")
     PAGE.write_text(text)
@@ -66,6 +76,17 @@ def folded(found: Sequence[report.Line]) -> list[str]:
         return report.markdown(found)
     single = report.markdown([line for line in found if line.data != report.MEAN])
     return [*report.markdown(means), "", "<details><summary>by data set</summary>", "", *single, "", "</details>", ""]
+
+
+def reclusterings(rows: Sequence[Row]) -> list[str]:
+    """How often each variation that clusters again did: the runs of all data sets and seeds together."""
+    table = ["| variant | runs | with any | on average | at most |", "| --- | --- | --- | --- | --- |"]
+    for variant in dict.fromkeys(row["variant"] for row in rows):
+        fired = [row["facts"].get("reclusterings", 0) for row in rows if row["variant"] == variant]
+        if any(fired) or "CAC" in variant:
+            shown = (len(fired), sum(map(bool, fired)), f"{statistics.mean(fired):.1f}", max(fired))
+            table.append(f"| {variant} | {' | '.join(map(str, shown))} |")
+    return table
 
 
 def means_of(folder: str) -> dict[str, Means]:

@@ -200,6 +200,10 @@ def test_learning_rate_follows_the_reference_schedule() -> None:
     assert settings.rate(1, 500) == pytest.approx(0.002, rel=1e-4)
     assert settings.rate(100, 500) == pytest.approx(0.001)
     assert 0 < settings.rate(199, 500) < 1e-6
+    slower = Schedule(epochs=200, batch=32, warmup=20)
+    assert slower.rate(0, 500) == 1e-5
+    assert slower.rate(5, 500) == pytest.approx(settings.rate(5, 500) / 4)
+    assert [slower.rate(epoch, 500) for epoch in (20, 150)] == [settings.rate(epoch, 500) for epoch in (20, 150)]
 
 
 def test_learning_rate_grows_with_the_photos_of_a_step() -> None:

@@ -69,7 +69,7 @@ class _Batch(click.ParamType):  # type: ignore[type-arg]  # generic only in newe
     show_default=True,
     help="qcoop: a quantized prompt; qres: what the photos add to each class name, quantized, without steps; qcoop+qres: both; "
     "qkgcoop and qkgcoop+qres: the same, better for classes that are named later; zero-shot: the hand-written prompt, nothing "
-    "learned; the others are baselines, each with its paper's schedule.",
+    "learned; the others are baselines.",
 )
 @click.option("--fast", is_flag=True, help="The same as --method qres: milliseconds after the photos are encoded.")
 @click.option("--bits", type=click.IntRange(1, 8), show_default="1, for qmaple 4", help="Bits a prompt weight.")

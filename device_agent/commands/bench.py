@@ -49,7 +49,9 @@ def _numbers(ctx: click.Context, param: click.Parameter, value: str) -> list[int
 @click.option("--epochs", type=click.IntRange(0), help="Passes over the photos, instead of the protocol's.")
 @click.option("--shots", type=click.IntRange(1), help="Photos a class, instead of the protocol's. Not for few-shot.")
 @click.option("--batch", type=click.IntRange(1), help="Photos a step; without it, all of them.")
-@click.option("--views", type=click.IntRange(1), help="Views of a photo to learn from: the centre, then random crops.")
+@click.option(
+    "--views", type=click.IntRange(1), help="Views of a photo to learn from: the centre, then random crops; 1 if not given."
+)
 @click.option("--jobs", type=click.IntRange(1), default=1, show_default=True, help="Processes, each with one core.")
 @click.option(
     "--out", required=True, type=click.Path(path_type=Path, file_okay=False), help="Folder for lines, table and picture."

@@ -1,8 +1,10 @@
 """Which cells a protocol consists of, after Quantized Prompt (arXiv 2407.10704) and CoOp (arXiv 2109.01134).
 
-Epochs and shots are theirs, in few-shot also the tokens and their start; methods of other papers keep their own schedule. With
-CoOp's and QCoOp's prompts a step is over all photos, as everywhere here, unless `batch` says otherwise; theirs is 32. Where
-single data sets are learned on, zero-shot has a second line with the template that was written for the data set, if one was.
+Epochs and shots are theirs, in few-shot also the tokens and their start; methods of other papers keep their own schedule. What
+differs from theirs: with CoOp's and QCoOp's prompts a step is over all photos, as everywhere here, unless `batch` says otherwise
+(32); photos are learned as their centre crops, unless `views` says otherwise (random crops); and the hand-written prompt of all
+methods is "a photo of a {}." (a template a data set). Where single data sets are learned on, zero-shot has a second line with the
+template that was written for the data set, if one was.
 
 base-to-new    learn on the first half of the classes, measure both halves with the same prompt, and all classes together
 few-shot       learn on all classes from 1, 2, 4, 8 and 16 photos each
@@ -28,7 +30,9 @@ Settings = Mapping[str, Any]
 Make = Callable[[Sequence[str], Sequence[str], Sequence[int], Settings], list[Cell]]
 
 SHOTS = {1: 50, 2: 100, 4: 100, 8: 200, 16: 200}  # CoOp's epochs
-FEW_SHOT_CTX: Settings = {"n_ctx": 16, "words": False}  # CoOp's
+# far from any words the first gradients are steep; and CoOp's epoch of warm-up has many steps, where a full batch has one
+AT_RANDOM: Settings = {"words": False, "warmup": 20}
+FEW_SHOT_CTX: Settings = {"n_ctx": 16, **AT_RANDOM}  # CoOp's
 # learn a prompt as CoOp does; the others have tokens and a schedule of their own, the same whatever the shots
 COOPS = frozenset({"coop", "ptq-coop", "noise-coop", "qcoop", "qkgcoop", "qcoop+qres", "qkgcoop+qres"})
 COOPS_EPOCHS = COOPS | {"prograd"}
@@ -57,7 +61,7 @@ ABLATIONS: dict[str, dict[str, Any]] = {
     "noise 0.001": {"method": "noise-coop", "noise_std": 0.001},
     "noise 0.01": {"method": "noise-coop", "noise_std": 0.01},
     "noise 0.1": {"method": "noise-coop", "noise_std": 0.1},
-    "started at random": QCOOP | {"words": False},
+    "started at random": QCOOP | {**AT_RANDOM},
     "2 tokens": QCOOP | {"n_ctx": 2},
     "4 tokens": QCOOP | {"n_ctx": 4},
     "8 tokens": QCOOP | {"n_ctx": 8},

@@ -37,6 +37,7 @@ class Schedule:
         lr: peak learning rate; of SGD for 32 photos a step, for more or fewer in proportion; None is CoOp's
             0.002 for a batch, 0.008 for all photos.
         warmup_lr: learning rate of the first epoch, likewise; infinity is none: the cosine begins with it.
+        warmup: epochs until the cosine is reached, in equal steps; 1 goes to it after the first.
         momentum: of SGD.
         weight_decay: of the optimiser.
         optimiser: one of OPTIMISERS.
@@ -46,13 +47,16 @@ class Schedule:
     batch: int = ALL
     lr: float | None = None
     warmup_lr: float = WARMUP_LR
+    warmup: int = 1
     momentum: float = 0.9
     weight_decay: float = 5e-4
     optimiser: str = "sgd"
 
     def __post_init__(self) -> None:
-        if self.epochs < 0 or self.batch < 0 or not 0 < self.peak_lr < math.inf or self.optimiser not in OPTIMISERS:
-            raise ValueError(f"epochs and batch must be 0 or more, lr above 0, optimiser one of {OPTIMISERS}: {self}")
+        if min(self.epochs, self.batch) < 0 or self.warmup < 1 or not 0 < self.peak_lr < math.inf:
+            raise ValueError(f"epochs and batch must be 0 or more, warmup 1 or more, lr above 0: {self}")
+        if self.optimiser not in OPTIMISERS:
+            raise ValueError(f"the optimiser must be one of {OPTIMISERS}: {self}")
 
     @property
     def peak_lr(self) -> float:
@@ -69,9 +73,13 @@ class Schedule:
         """Learning rate of an epoch, from 0, when there are `photos` in all."""
         # AdamW's steps have the same length whatever the gradient's noise
         scale = min((self.batch or photos) / REFERENCE_BATCH, MOST_SCALE) if self.optimiser == "sgd" else 1.0
-        if epoch == 0 and self.epochs > 1 and self.warmup_lr < math.inf:
+        if self.epochs == 1 or self.warmup_lr == math.inf:
+            rise = 1.0
+        elif epoch == 0:
             return scale * self.warmup_lr
-        return scale * self.peak_lr * (1 + math.cos(math.pi * epoch / self.epochs)) / 2
+        else:
+            rise = min(1.0, epoch / self.warmup)
+        return rise * scale * self.peak_lr * (1 + math.cos(math.pi * epoch / self.epochs)) / 2
 
 
 def sgd(lr: float, batch: int, epochs: int) -> Schedule:
@@ -85,7 +93,7 @@ class LoopSettings:
     """What someone says about how to learn.
 
     Attributes:
-        epochs, batch, lr, warmup_lr, momentum, weight_decay, optimiser: as of `Schedule`; None is what the method says.
+        epochs, batch, lr, warmup_lr, warmup, momentum, weight_decay, optimiser: as of `Schedule`; None is what the method says.
         seed: order of the photos and choice of views.
         checkpoint_seconds: least time between two checkpoints.
     """
@@ -94,6 +102,7 @@ class LoopSettings:
     batch: int | None = None
     lr: float | None = None
     warmup_lr: float | None = None
+    warmup: int | None = None
     momentum: float | None = None
     weight_decay: float | None = None
     optimiser: str | None = None
