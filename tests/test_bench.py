@@ -363,7 +363,7 @@ def test_few_shot_has_a_column_for_each_number(edge_qprompt_command: Command, tm
     done = edge_qprompt_command("bench", "few-shot", "--data", DEMO, "--methods", "zero-shot,qres", "--out", tmp_path)
     assert done.code == 0, done.err
     head, _, zero, residual = done.out.splitlines()
-    assert [part.strip() for part in head.split("|")][4:-1] == ["1 shots", "2 shots", "4 shots", "8 shots", "16 shots"]
+    assert [part.strip() for part in head.split("|")][4:-1] == ["1 shot", "2 shots", "4 shots", "8 shots", "16 shots"]
     assert len(set(zero.split("|")[4:-1])) == 1
     assert float(residual.split("|")[-2]) > float(residual.split("|")[4])
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -13,6 +14,7 @@ import torch.nn.functional as F
 from click.testing import CliRunner
 from conftest import make_photos
 from reference_clip import image_features, low_rank, text_features
+from reference_quantizer import one_bit
 from small_models import VIT, build, save
 from torch import Tensor
 
@@ -29,7 +31,7 @@ from edge_qprompt.learn.problem import Problem, initial_context
 from edge_qprompt.learn.settings import AdaptSettings, EngineSettings, LoopSettings, MethodSettings
 from edge_qprompt.pack import Pack, Role
 from edge_qprompt.photo import normalise
-from edge_qprompt.quantizer import Clustering, ClusterSettings
+from edge_qprompt.quantizer import ClusterSettings
 from exporter.command import command
 
 LR, STEPS, TEMPLATE = 0.02, 4, "a photo of a {}."
@@ -90,13 +92,11 @@ def maple(case: Case, point: Tensors) -> float:
     return loss.item()
 
 
-def qmaple(case: Case, point: Tensors, centres: dict[int, Clustering]) -> float:
-    """The gradient at the quantized tokens, handed on to those before the quantizer."""
-    tokens, quantized = maple_tokens(point), []
-    for i, values in enumerate(tokens):
-        plain = values.detach().numpy()
-        centres.setdefault(i, Clustering.fit(plain, ClusterSettings(bits=4)))
-        quantized.append(torch.from_numpy(centres[i].quantize(plain).values()).requires_grad_())
+def qmaple(case: Case, point: Tensors, starts: list[Tensor]) -> float:
+    """The gradient at the tokens, quantized to 1 bit, handed on to those before the quantizer."""
+    tokens = maple_tokens(point)
+    starts += [each.detach().clone() for each in tokens[len(starts) :]]
+    quantized = [one_bit(start, values).requires_grad_() for start, values in zip(starts, tokens, strict=True)]
     loss = under_tokens(case, *quantized)
     torch.autograd.backward(tokens, list(torch.autograd.grad(loss, quantized)))
     return loss.item()
@@ -114,15 +114,15 @@ def clip_lora(case: Case, point: Tensors) -> float:
 
 @pytest.mark.parametrize("name", ["maple", "qmaple", "clip-lora"])
 def test_first_steps_are_those_of_the_paper(case: Case, name: str) -> None:
-    method = METHODS[name](case.problem, SETTINGS)
+    method = METHODS[name](case.problem, replace(SETTINGS, prompt_bits=1))
     theirs = {key: value.detach().clone().requires_grad_() for key, value in method.parameters.items()}
-    centres: dict[int, Clustering] = {}
+    starts: list[Tensor] = []
     seen: set[str] = set()
     for step in range(1, STEPS + 1):
         loss = method.loss(case.views, case.problem.labels)
         loss.backward()
         wanted = (
-            qmaple(case, theirs, centres) if name == "qmaple" else {"maple": maple, "clip-lora": clip_lora}[name](case, theirs)
+            qmaple(case, theirs, starts) if name == "qmaple" else {"maple": maple, "clip-lora": clip_lora}[name](case, theirs)
         )
         assert loss.item() == pytest.approx(wanted, rel=1e-4)
         for key, other in theirs.items():

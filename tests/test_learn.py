@@ -229,8 +229,8 @@ def test_what_is_said_stands_above_what_the_method_says() -> None:
     assert LoopSettings().over(schedule) == schedule
     said = LoopSettings(epochs=0, batch=ALL, optimiser="adamw").over(schedule)
     assert said == Schedule(epochs=0, batch=ALL, lr=0.5, momentum=0.8, optimiser="adamw")
-    for bad in ({"epochs": -1}, {"batch": -1}, {"lr": 0.0}, {"lr": math.inf}, {"optimiser": "lion"}):
-        with pytest.raises(ValueError, match="lr above 0"):
+    for bad in ({"epochs": -1}, {"batch": -1}, {"lr": 0.0}, {"lr": math.inf}, {"warmup": 0}, {"optimiser": "lion"}):
+        with pytest.raises(ValueError, match=r"lr above 0|one of \('sgd', 'adamw'\)"):
             LoopSettings(**bad)
 
 

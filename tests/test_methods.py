@@ -15,12 +15,14 @@ from reference_tower import VIT_B_32, Pair, random_pair
 from torch import Tensor
 
 from edge_qprompt import Backbone
+from edge_qprompt.classifier import Classifier, zero_shot
 from edge_qprompt.learn.engine import choose
 from edge_qprompt.learn.methods import METHODS
 from edge_qprompt.learn.problem import Problem
 from edge_qprompt.learn.settings import EngineSettings, MethodSettings
 from edge_qprompt.learn.towers import Towers
-from edge_qprompt.pack import Role
+from edge_qprompt.learn.zero_shot import GENERAL
+from edge_qprompt.pack import Pack, Precision, Role
 from edge_qprompt.prompts import name_tokens
 from edge_qprompt.quantizer import ClusterSettings
 
@@ -262,6 +264,17 @@ def test_noise_has_the_std_asked_for_and_goes_on_after_a_resume(case: Case) -> N
     assert torch.equal(seen[-1], seen[-2])
     (tensor,), _ = method.result()
     np.testing.assert_allclose(tensor.values(), case.problem.start.numpy(), atol=1e-4)  # nothing was learned, no noise is stored
+
+
+def test_the_ensemble_is_the_mean_of_what_its_templates_say(nano: Backbone, case: Case) -> None:
+    method = METHODS["zero-shot-ensemble"](case.problem, MethodSettings())
+    pack = Pack(nano.manifest.short_fingerprint, method.number, Precision.FP32, *method.result())
+    each = [zero_shot(nano, NAMES, template).class_features for template in GENERAL]
+    mean = np.mean(each, axis=0)
+    wanted = mean / np.linalg.norm(mean, axis=1, keepdims=True)
+    np.testing.assert_allclose(Classifier(nano, pack, NAMES).class_features, wanted, atol=1e-5)
+    assert np.abs(each[0] - wanted).max() > 0.01
+    assert len(set(GENERAL)) == 7
 
 
 def test_plug_ins_are_found_and_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

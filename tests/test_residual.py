@@ -15,7 +15,7 @@ from edge_qprompt.dataset import Dataset, load_dataset
 from edge_qprompt.errors import PackError
 from edge_qprompt.features import extract
 from edge_qprompt.learn.adapt import adapt
-from edge_qprompt.learn.qres import ALPHAS, choose
+from edge_qprompt.learn.calibration import ALPHAS, choose
 from edge_qprompt.learn.settings import AdaptSettings, LoopSettings, MethodSettings
 from edge_qprompt.metrics import Scores
 from edge_qprompt.pack import Method, Pack, PackTensor, Precision, Role, Section, Tag, names_section

@@ -55,7 +55,8 @@ def base_new(row: Row) -> dict[str, float]:
 def by_shots(row: Row) -> dict[str, float]:
     """Accuracy under the number of shots."""
     (accuracy,) = row["measured"].values()
-    return {f"{row['settings']['shots']} shots": accuracy}
+    shots = row["settings"]["shots"]
+    return {f"{shots} shot{'s' * (shots > 1)}": accuracy}
 
 
 def by_target(row: Row) -> dict[str, float]:

@@ -13,8 +13,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from edge_qprompt.learn.calibration import choose
 from edge_qprompt.learn.problem import Problem
-from edge_qprompt.learn.qres import choose
 from edge_qprompt.learn.settings import ALL, MethodSettings, Schedule
 from edge_qprompt.learn.straight_through import StraightThrough
 from edge_qprompt.pack import Method as MethodNumber
