@@ -15,7 +15,7 @@ from torch import Tensor
 from edge_qprompt.errors import EdgeQPromptError
 from edge_qprompt.learn import engine as engines
 from edge_qprompt.learn.chunk import Chunk
-from edge_qprompt.learn.engine import choose, has_bfloat16, trial
+from edge_qprompt.learn.engine import choose, trial
 from edge_qprompt.learn.frozen import LowProduct, Product
 from edge_qprompt.learn.fused import FusedTower
 from edge_qprompt.learn.settings import EngineSettings
@@ -161,8 +161,8 @@ def test_the_choice_is_by_capability_size_and_trial(
     assert ("bfloat16 not taken" in engine.note) == (cosine == 0.9 and chosen == "fused")
 
 
-@pytest.mark.skipif(has_bfloat16(), reason="this processor computes in bfloat16")
-def test_bfloat16_is_refused_where_it_would_be_emulated() -> None:
+def test_bfloat16_is_refused_where_it_would_be_emulated(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(engines, "has_bfloat16", lambda: False)
     nano = nano_pair()
     suffixes = nano.ours.suffixes(name_tokens(nano.tokenizer, ["cat", "dog"], 4), 4)
     with pytest.raises(EdgeQPromptError, match="--engine fused"):
