@@ -293,6 +293,14 @@ def test_names_that_the_terminal_cannot_show_do_no_harm(edge_qprompt_command: Co
     assert "\\u732b" in done.out
 
 
+def test_a_small_pack_is_the_same_on_one_core_and_on_several(edge_qprompt_command: Command, tmp_path: Path) -> None:
+    for threads in ("1", "2"):
+        command = ("adapt", DEMO, "--shots", "2", "--epochs", "60", "--method", "coop", "--out", tmp_path / threads)
+        done = edge_qprompt_command(*command, env={"OMP_NUM_THREADS": threads, "OPENBLAS_NUM_THREADS": threads})
+        assert done.code == 0, done.err
+    assert (tmp_path / "1").read_bytes() == (tmp_path / "2").read_bytes()
+
+
 def test_a_report_is_one_page_with_everything_in_it(edge_qprompt_command: Command, learned: Learned, tmp_path: Path) -> None:
     root = tmp_path / "<b>photos & co"
     shutil.copytree(learned.photos, root)

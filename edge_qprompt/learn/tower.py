@@ -28,6 +28,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from edge_qprompt.learn.block import PREFIX, Block, LowRank, Reader
+from edge_qprompt.learn.threads import one_thread_each
 from edge_qprompt.manifest import TextConfig
 from edge_qprompt.quantization import Product
 from edge_qprompt.weights import Weights
@@ -94,7 +95,8 @@ class TextTower:
 
     def token_vectors(self, ids: Sequence[int]) -> Tensor:
         """Rows of the token table without positions, (len(ids), W)."""
-        return torch.from_numpy(self._weights.token_vectors(ids))
+        with one_thread_each():  # where the table is a product, its last bits would depend on the number of cores
+            return torch.from_numpy(self._weights.token_vectors(ids))
 
     def suffixes(self, rows: Sequence[Sequence[int]], n_ctx: int) -> Suffixes:
         """Pack what follows SOT and n_ctx learned tokens.
