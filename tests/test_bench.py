@@ -333,8 +333,9 @@ def test_learned_on_the_first_and_measured_on_all(edge_qprompt_command: Command,
     twin, other = tmp_path / "twin", tmp_path / "other"
     twin.symlink_to(DEMO)
     shutil.copytree(DEMO, other)
-    lines = (DEMO / "classes.txt").read_text().splitlines()
-    (other / "classes.txt").write_text("\n".join(reversed(lines)))  # labels mean other classes than the source's
+    rows = [line.split("\t")[1:] for line in (DEMO / "classes.txt").read_text().splitlines()]
+    table = ["\t".join([str(label), *row]) for label, row in enumerate(reversed(rows))]
+    (other / "classes.txt").write_text("\n".join(table))  # labels mean other classes than the source's
     for protocol, last in (("domain", twin), ("cross-dataset", twin), ("cross-dataset", other)):
         sets = ("--data", DEMO, "--data", last)
         done = edge_qprompt_command("bench", protocol, *sets, "--methods", "zero-shot,qres", "--out", tmp_path, "--json")
