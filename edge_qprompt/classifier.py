@@ -18,11 +18,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edge_qprompt.backbone import Backbone
+from edge_qprompt.decoder import Decoders, Job
 from edge_qprompt.encoder_changes import ROLES as ENCODER_ROLES
 from edge_qprompt.errors import PackError
 from edge_qprompt.head import Fixed, head_of
 from edge_qprompt.pack import Method, Pack, Precision, Role, templates_section
-from edge_qprompt.photo import decode_photo, read_photo, to_pixels
+from edge_qprompt.photo import normalise, read_photo
 from edge_qprompt.prompts import DEFAULT_TEMPLATE, check_template
 from edge_qprompt.residual import with_residuals
 from edge_qprompt.shared_adapter import joined
@@ -124,7 +125,10 @@ def pixels_of(backbone: Backbone, photo: str | Path | bytes) -> Array:
         PhotoError: the photo cannot be read.
     """
     data, name = (photo, "photo") if isinstance(photo, bytes) else (read_photo(Path(photo)), str(photo))
-    return to_pixels(decode_photo(data, name), backbone.manifest.preprocess)[None]
+    settings = backbone.manifest.preprocess
+    with Decoders() as decoders:
+        (view,) = decoders.views(data, Job(name, settings))
+    return normalise(view, settings)[None]
 
 
 def class_features(backbone: Backbone, pack: Pack, names: Sequence[str]) -> Array:

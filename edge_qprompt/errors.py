@@ -6,6 +6,7 @@
     │   └── FingerprintError   a pack learned on another backbone
     ├── DataError              a folder or CSV of photos that cannot be learned from
     │   └── PhotoError         one photo that cannot be read; callers count and skip it
+    │       └── CostError      one that takes more memory or time to decode than a photo of its size may
     ├── PromptError            class names that do not fit the context, unknown methods
     ├── CheckpointError        an interrupted run that cannot be resumed
     ├── StoreError             a server's database that cannot be opened or used so
@@ -44,6 +45,19 @@ class DataError(EdgeQPromptError):
 
 class PhotoError(DataError):
     """One photo cannot be read."""
+
+
+class CostError(PhotoError):
+    """Decoding one photo takes more than it may.
+
+    Args:
+        message: what, and what to do.
+        reason: one word of `decoder.REASONS`, for those who count.
+    """
+
+    def __init__(self, message: str, reason: str) -> None:
+        super().__init__(message)
+        self.reason = reason
 
 
 class PromptError(EdgeQPromptError):

@@ -15,13 +15,13 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 
 from edge_qprompt.backbone import DEFAULT_PRECISION, Backbone
+from edge_qprompt.decoder import Decoders, Job
 from edge_qprompt.errors import PhotoError
 from edge_qprompt.feature_cache import FeatureCache
 from edge_qprompt.manifest import Preprocess
-from edge_qprompt.photo import centre_view, decode_photo, normalise, random_view, read_photo
+from edge_qprompt.photo import normalise, read_photo
 
 BATCH = 2  # photos a lane; more win nothing: docs/adr/0007-image-encoder.md
 CHUNK_VIEWS = 64  # views decoded before they are encoded; the next chunk is decoded meanwhile
@@ -60,6 +60,10 @@ class Views:
 
     count: int = 1
     seed: int = 0
+
+    def crop(self, content: bytes, view: int) -> bytes | None:
+        """What `photo.view_of` makes a view of."""
+        return None if view == CENTRE else self.key(content, view)
 
     def key(self, content: bytes, view: int) -> bytes:
         """Key of a view of the photo whose SHA-256 is `content`; the centre crop has no seed."""
@@ -127,11 +131,12 @@ def read_views(photos: Sequence[Path], settings: Preprocess, views: Views) -> ND
 
     def load(path: Path) -> NDArray[np.uint8]:
         data = read_photo(path)
-        image, content = decode_photo(data, str(path)), hashlib.sha256(data).digest()
-        return np.stack([_view(image, view, views.key(content, view), settings) for view in range(views.count)])
+        content = hashlib.sha256(data).digest()
+        crops = tuple(views.crop(content, view) for view in range(views.count))
+        return decoders.views(data, Job(str(path), settings, crops))  # (V, 3, S, S)
 
     found = np.empty((len(photos), views.count, 3, settings.size, settings.size), np.uint8)
-    with ThreadPoolExecutor(DECODERS) as pool:
+    with Decoders() as decoders, ThreadPoolExecutor(DECODERS) as pool:
         for place, view in zip(found, pool.map(load, photos), strict=True):
             place[:] = view
     return found
@@ -145,11 +150,11 @@ def _chunks(
 
     def load(path: Path) -> _Photo | PhotoError:
         try:
-            return _load(path, cache, settings, views)
+            return _load(path, decoders, cache, settings, views)
         except PhotoError as error:
             return error
 
-    with ThreadPoolExecutor(DECODERS) as pool:
+    with Decoders() as decoders, ThreadPoolExecutor(DECODERS) as pool:
         try:
             ahead = [pool.submit(load, path) for path in photos[:size]]
             for start in range(size, len(photos) + size, size):
@@ -159,22 +164,17 @@ def _chunks(
             pool.shutdown(cancel_futures=True)
 
 
-def _load(path: Path, cache: FeatureCache, settings: Preprocess, views: Views) -> _Photo:
+def _load(path: Path, decoders: Decoders, cache: FeatureCache, settings: Preprocess, views: Views) -> _Photo:
     data = read_photo(path)
     content = hashlib.sha256(data).digest()
     keys = [views.key(content, view) for view in range(views.count)]
     photo = _Photo(keys, [cache.get(key) for key in keys], {})
     missing = [view for view, vector in enumerate(photo.vectors) if vector is None]
     if missing:
-        image = decode_photo(data, str(path))
-        for view in missing:
-            photo.pixels[view] = normalise(_view(image, view, keys[view], settings), settings)
+        crops = tuple(views.crop(content, view) for view in missing)
+        found = decoders.views(data, Job(str(path), settings, crops))
+        photo.pixels = {view: normalise(pixels, settings) for view, pixels in zip(missing, found, strict=True)}
     return photo
-
-
-def _view(image: Image.Image, view: int, key: bytes, settings: Preprocess) -> NDArray[np.uint8]:
-    """(3, S, S), not normalised."""
-    return centre_view(image, settings) if view == CENTRE else random_view(image, settings, np.random.default_rng(list(key)))
 
 
 def _encode_missing(backbone: Backbone, cache: FeatureCache, photos: Sequence[_Photo]) -> None:

@@ -7,24 +7,33 @@ pixels a side.
 
 from __future__ import annotations
 
+import importlib.util
 import io
 import math
 import re
 import threading
 import warnings
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import features as pillow
 
 from edge_qprompt.errors import PhotoError
 from edge_qprompt.manifest import Preprocess
 
 MAX_PHOTO_BYTES = 256 << 20
 MAX_PHOTO_PIXELS = 178_956_970  # 0.5 GB decoded; where Pillow itself refuses
-FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "JPEG2000")  # not EPS, which Pillow hands to Ghostscript
+AVIF = ("AVIF",) if pillow.check("avif") else ()
+HEIF = ("HEIF",) if importlib.util.find_spec("pillow_heif") else ()  # the extra `heic`
+COMMON = ("JPEG", "PNG", "WEBP", "GIF", *AVIF, *HEIF)  # what cameras, phones and browsers send
+FORMATS = (*COMMON, "BMP", "TIFF", "PPM", "JPEG2000")  # not EPS, which Pillow hands to Ghostscript
+HEIC_BRANDS = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"mif1")  # of an ISO media file, ISO/IEC 23008-12
+HEADS = (b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", b"RIFF", b"GIF8")  # of COMMON, but for those of ISO media files
+MAX_CHUNKS = 10_000  # of a PNG: each takes Pillow as long as thousands of pixels; a photo of 50 MB has 6,000
 MIN_SIDE = 2
 MAX_ASPECT = 16
 MAX_SCANS = 64  # of a JPEG; encoders write a dozen at most, and each takes as long as the whole photo, in 45 bytes
@@ -65,19 +74,39 @@ def read_photo(path: Path) -> bytes:
     return data
 
 
-def decode_photo(data: bytes, name: str = "photo", most_pixels: int = MAX_PHOTO_PIXELS) -> Image.Image:
-    """Decode any common image file to upright RGB.
+def is_common(data: bytes) -> bool:
+    """Whether a file is of a format in COMMON, by its first bytes, and no PNG of absurdly many chunks.
+
+    What is not may cost far more than its size tells (`decoder`).
+    """
+    if data.startswith(HEADS[1]):
+        return _chunks(data) <= MAX_CHUNKS
+    return data.startswith(HEADS) or data[4:8] == b"ftyp"
+
+
+def decode_photo(
+    data: bytes,
+    name: str = "photo",
+    most_pixels: int = MAX_PHOTO_PIXELS,
+    formats: tuple[str, ...] = FORMATS,
+    sized: Callable[[int], None] = lambda _: None,
+) -> Image.Image:
+    """Decode any common image file to upright RGB; of an animation, its first frame.
 
     Args:
         data: a whole image file.
         name: what to call it in an error.
         most_pixels: width times height, at most; what is larger is refused before it is decoded.
+        formats: Pillow's names of those that are taken.
+        sized: called with the number of pixels before these are decoded.
 
     Raises:
         PhotoError: not an image, cut short, or with too many pixels.
     """
+    if HEIF:
+        _register_heif()
     try:
-        with _quiet, Image.open(io.BytesIO(data), formats=FORMATS) as image:
+        with _quiet, Image.open(io.BytesIO(data), formats=formats) as image:
             width, height = image.size
             if width * height > min(most_pixels, MAX_PHOTO_PIXELS):
                 raise Image.DecompressionBombError(f"{width} x {height}")
@@ -85,18 +114,39 @@ def decode_photo(data: bytes, name: str = "photo", most_pixels: int = MAX_PHOTO_
                 raise PhotoError(f"{name} has {width} x {height} pixels, that is no photo")
             if image.format in ("JPEG", "MPO") and _scans(data) > MAX_SCANS:
                 raise PhotoError(f"{name} has more than {MAX_SCANS} scans, that is no photo: save it as an ordinary JPEG")
+            sized(width * height)
             image.load()
             ImageOps.exif_transpose(image, in_place=True)
             return _to_rgb(image)
     except UnidentifiedImageError as error:
-        known = ", ".join(FORMATS)
-        raise PhotoError(f"{name} is not an image that can be decoded ({known}), or is damaged: convert it to JPEG") from error
+        raise PhotoError(f"{name} {_unknown(data, formats)}") from error
     except Image.DecompressionBombError as error:
         raise PhotoError(f"{name} has more than {min(most_pixels, MAX_PHOTO_PIXELS)} pixels, the limit: shrink it") from error
     except PhotoError:
         raise
     except Exception as error:  # Pillow's decoders raise whatever their format brings to mind
         raise PhotoError(f"{name} is damaged or cut short: {error}") from error
+
+
+def _unknown(data: bytes, formats: tuple[str, ...]) -> str:
+    """What is wrong with bytes that no format claims, and what to do."""
+    if data[4:8] == b"ftyp" and data[8:12] in HEIC_BRANDS and "HEIF" not in formats:
+        return "is a HEIC photo, which needs pillow-heif: pip install 'edge-qprompt[heic]', or convert it to JPEG"
+    head = data[:64].lstrip()
+    if head.startswith((b"data:", b"/9j/", b"iVBORw0KGgo", b"R0lGOD", b"UklGR")):  # JPEG, PNG, GIF and WebP in base64
+        return "is text in base64, not the file itself: send its bytes (curl --data-binary @photo.jpg)"
+    if head.startswith(b"\x1f\x8b"):
+        return "is compressed by gzip: send the file as it is"
+    return f"is not an image that can be decoded ({', '.join(formats)}), or is damaged: convert it to JPEG"
+
+
+def _register_heif() -> None:
+    """Teach Pillow HEIC, once; loaded late, since only few photos need it."""
+    if "HEIF" not in Image.ID:
+        import pillow_heif
+
+        pillow_heif.options.DECODE_THREADS = 1
+        pillow_heif.register_heif_opener(thumbnails=False)
 
 
 class _QuietPillow:
@@ -141,6 +191,15 @@ def _scans(data: bytes) -> int:
     return scans
 
 
+def _chunks(data: bytes) -> int:
+    """Chunks of a PNG, or a few more than MAX_CHUNKS."""
+    at, chunks = len(HEADS[1]), 0
+    while chunks <= MAX_CHUNKS and at < len(data):
+        at += 12 + int.from_bytes(data[at : at + 4], "big")  # length, kind and CRC are 12 bytes
+        chunks += 1
+    return chunks
+
+
 def _to_rgb(image: Image.Image) -> Image.Image:
     if image.mode.startswith("I") or image.mode == "F":
         image = Image.fromarray(_to_bytes(np.asarray(image), image.mode))
@@ -160,6 +219,11 @@ def _to_bytes(values: NDArray[Any], mode: str) -> NDArray[np.uint8]:
         levels = np.nan_to_num(values[rows].astype(np.float64)).clip(0, white)
         scaled[rows] = (levels * (255 / white)).round()
     return scaled
+
+
+def view_of(image: Image.Image, key: bytes | None, settings: Preprocess) -> Bytes:
+    """A view (3, S, S), not normalised: the centre crop, or where there is a key the random crop that it stands for."""
+    return centre_view(image, settings) if key is None else random_view(image, settings, np.random.default_rng(list(key)))
 
 
 def to_pixels(image: Image.Image, settings: Preprocess) -> Pixels:
