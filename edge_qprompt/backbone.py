@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from edge_qprompt import manifest as fmt
 from edge_qprompt.encoder_changes import EncoderChanges
 from edge_qprompt.errors import BackboneError, FingerprintError
+from edge_qprompt.fair_lock import FairLock
 from edge_qprompt.files import backbones_folder, give_memory_back, sha256_of
 from edge_qprompt.manifest import Manifest, VisionConfig
 from edge_qprompt.pack import Pack
@@ -64,6 +65,7 @@ class Backbone:
         self.providers = tuple(providers)
         self.note = ""
         self._changes = changes
+        self._text_turn = FairLock()  # one with all that are made of this one: they share the cores
         self._loading = Lock()  # two lanes that begin at once share one session
 
     @classmethod
@@ -140,7 +142,9 @@ class Backbone:
 
     def in_float(self, changes: EncoderChanges | None = None) -> Backbone:
         """The same in fp32, with or without changes of its encoders."""
-        return Backbone(self.folder, self.manifest, DEFAULT_PRECISION, self.threads, self.providers, changes)
+        made = Backbone(self.folder, self.manifest, DEFAULT_PRECISION, self.threads, self.providers, changes)
+        made._text_turn = self._text_turn
+        return made
 
     @cached_property
     def tokenizer(self) -> Tokenizer:
@@ -184,7 +188,7 @@ class Backbone:
         else:
             name = self.manifest.text_encoder(self.precision)
             session = Session(self.folder / name, stored_low=name == fmt.TEXT_ONNX, threads=self.threads)
-        return TextEncoder(self.tokenizer, self.text_weights, session)
+        return TextEncoder(self.tokenizer, self.text_weights, session, self._text_turn)
 
     @cached_property
     def quantization(self) -> Quantization | None:
@@ -269,6 +273,10 @@ class Backbone:
             wanted = (len(pixels), self.manifest.embed_dim)
             raise BackboneError(f"the image encoder gives {features.shape}, wanted {wanted}: export the backbone again")
         return features
+
+    def stop(self) -> None:
+        """Begin no run of the text encoder any more, for good: work in other threads ends with the run that it is in."""
+        self._text_turn.close()
 
     def close(self) -> None:
         """Let encoders and weights go, and their memory; they are loaded again when needed."""

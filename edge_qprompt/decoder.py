@@ -15,12 +15,14 @@ Symbols: V views, S pixels a side.
 
 from __future__ import annotations
 
+import math
 import os
 import signal
 import socket
 import subprocess
 import sys
 import threading
+from contextlib import suppress
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -34,6 +36,7 @@ from edge_qprompt.photo import FORMATS, MAX_PHOTO_PIXELS, Bytes, decode_photo, i
 
 PROCESS = "edge_qprompt.decoder_process"
 START_SECONDS = 30.0  # until a new process answers; on a board with a slow disk it loads Pillow for seconds
+MOST_ERROR_BYTES = 2000
 PIXELS, REFUSED, MEMORY = b"p", b"r", b"m"  # the first byte of an answer
 KEPT = ("PATH", "LD_LIBRARY_PATH", "LANG", "LC_ALL", "TMPDIR", "PYTHONHOME")  # of the environment
 SAID = {
@@ -64,22 +67,30 @@ class Job:
 
 
 class Decoder:
-    """One process that decodes one photo at a time.
+    """One process that decodes one photo at a time; started again where a photo has broken it.
 
-    `views` and `start` are for one thread at a time; `kill` and `nice` may come from any other.
+    `views`, `start` and `close` are for one thread at a time; `kill` and `nice` may come from any other.
     """
 
     def __init__(self) -> None:
         self._process: subprocess.Popen[bytes] | None = None
         self._link: Connection | None = None
+        self._killed = False
+
+    @property
+    def pid(self) -> int | None:
+        """Of the process; None where none runs."""
+        process = self._process
+        return process.pid if process is not None and process.poll() is None else None
 
     def start(self) -> None:
         """Start the process, if none runs: a third of a second.
 
         Raises:
+            CostError: it was killed for good.
             DataError: Python cannot be started once more.
         """
-        if self._process is not None and self._process.poll() is None:
+        if self.pid is not None and not self._killed:
             return
         self.close()
         ours, theirs = socket.socketpair()
@@ -90,7 +101,10 @@ class Decoder:
                 command, stdin=nowhere, stdout=nowhere, stderr=nowhere, pass_fds=[theirs.fileno()], env=_environment()
             )
         self._link = Connection(ours.detach())
-        if not (self._link.poll(START_SECONDS) and self._said() == PIXELS):
+        if self._killed:
+            self.close()
+            raise CostError(f"the photo {SAID['ended']}", "ended")
+        if not (self._link.poll(START_SECONDS) and self._said(1) == PIXELS):
             self.close()
             raise DataError(f"{sys.executable} cannot be started to decode photos: look at the limits of memory and processes")
 
@@ -105,17 +119,17 @@ class Decoder:
             CostError: it takes more memory or time than a photo of its size may, or the process was killed.
             PhotoError: it cannot be decoded.
         """
+        shape = (len(job.keys), 3, job.settings.size, job.settings.size)  # (V, 3, S, S)
         self.start()
         assert self._link
         try:
             self._link.send(job)
             self._link.send_bytes(data)
-            answer = self._said()
+            answer = self._said(max(math.prod(shape), MOST_ERROR_BYTES) + 1)
         except OSError:
             answer = b""
-        if answer[:1] == PIXELS:
-            side = job.settings.size
-            return np.frombuffer(answer, np.uint8, offset=1).reshape(len(job.keys), 3, side, side)
+        if answer[:1] == PIXELS and len(answer) == math.prod(shape) + 1:
+            return np.frombuffer(answer, np.uint8, offset=1).reshape(shape)
         if answer[:1] == REFUSED:
             raise PhotoError(answer[1:].decode(errors="replace"))
         reason = "memory" if answer == MEMORY else self._cause()
@@ -124,13 +138,15 @@ class Decoder:
 
     def nice(self) -> None:
         """Let all else go first."""
-        if self._process is not None and self._process.poll() is None:
-            os.setpriority(os.PRIO_PROCESS, self._process.pid, 10)
+        with suppress(ProcessLookupError):  # it has just ended
+            if (pid := self.pid) is not None:
+                os.setpriority(os.PRIO_PROCESS, pid, 10)
 
     def kill(self) -> None:
-        """End the process now; who waits for `views` gets an error."""
-        if self._process is not None:
-            self._process.kill()
+        """End it for good, now; who waits for `views` gets a CostError."""
+        self._killed = True
+        if (process := self._process) is not None:
+            process.kill()
 
     def close(self) -> None:
         """End the process and let its link go."""
@@ -142,17 +158,18 @@ class Decoder:
             self._link.close()
             self._link = None
 
-    def _said(self) -> bytes:
-        """Its next words; none where it died."""
+    def _said(self, most: int) -> bytes:
+        """Its next words, of so many bytes at most; none where it died."""
         assert self._link
         try:
-            return self._link.recv_bytes()
+            return self._link.recv_bytes(most)
         except (EOFError, OSError):
             return b""
 
     def _cause(self) -> str:
         """Why it died."""
         assert self._process
+        self._process.kill()  # one that talks nonsense still runs
         code = -self._process.wait()
         return "cpu" if code == signal.SIGXCPU else "ended" if code == signal.SIGKILL else "crash"
 

@@ -17,14 +17,13 @@ from pathlib import Path
 
 from PIL import AvifImagePlugin, GifImagePlugin, JpegImagePlugin, PngImagePlugin, WebPImagePlugin
 
-from edge_qprompt.decoder import MEMORY, PIXELS, REFUSED, Job, job_views
+from edge_qprompt.decoder import MEMORY, MOST_ERROR_BYTES, PIXELS, REFUSED, Job, job_views
 from edge_qprompt.errors import PhotoError
 
 MEMORY_BYTES = 96 << 20  # beside twice the file itself and what its pixels take
 MEMORY_BYTES_A_PIXEL = 24  # JPEG 2000, the worst, takes 20
 CPU_SECONDS = 2  # the kernel counts whole ones, so up to one more
 CPU_SECONDS_A_MEGAPIXEL = 1.0  # fifty times what a JPEG takes on a laptop, five times JPEG 2000
-MOST_ERROR_CHARS = 500
 FEW_FILES = 32  # open ones: Python's own, Pillow's modules while they load
 COMMON_PLUGINS = (JpegImagePlugin, PngImagePlugin, WebPImagePlugin, GifImagePlugin)  # loaded here, not by the first photo
 
@@ -65,7 +64,7 @@ def answer(job: Job, data: bytes) -> bytes:
     try:
         return PIXELS + job_views(data, job, sized=sized).tobytes()
     except PhotoError as error:
-        return MEMORY if _is_memory(error) else REFUSED + str(error)[:MOST_ERROR_CHARS].encode(errors="backslashreplace")
+        return MEMORY if _is_memory(error) else REFUSED + str(error).encode(errors="backslashreplace")[:MOST_ERROR_BYTES]
     except MemoryError:
         return MEMORY
 

@@ -45,6 +45,7 @@ CROP_TRIES = 10
 
 JPEG_MARKER = re.compile(rb"\xff[\x02-\xcf\xd9-\xfe]")  # those before a length, and the end
 START_OF_SCAN, END_OF_IMAGE = b"\xff\xda", b"\xff\xd9"
+BASE64 = re.compile(rb"[A-Za-z0-9+/_=\r\n-]{32,}")
 
 FILTERS = {"bicubic": Image.Resampling.BICUBIC, "bilinear": Image.Resampling.BILINEAR}
 
@@ -133,7 +134,7 @@ def _unknown(data: bytes, formats: tuple[str, ...]) -> str:
     if data[4:8] == b"ftyp" and data[8:12] in HEIC_BRANDS and "HEIF" not in formats:
         return "is a HEIC photo, which needs pillow-heif: pip install 'edge-qprompt[heic]', or convert it to JPEG"
     head = data[:64].lstrip()
-    if head.startswith((b"data:", b"/9j/", b"iVBORw0KGgo", b"R0lGOD", b"UklGR")):  # JPEG, PNG, GIF and WebP in base64
+    if head.startswith(b"data:") or BASE64.fullmatch(head):
         return "is text in base64, not the file itself: send its bytes (curl --data-binary @photo.jpg)"
     if head.startswith(b"\x1f\x8b"):
         return "is compressed by gzip: send the file as it is"

@@ -7,13 +7,14 @@ width of the tower, D dimensions of a feature, n learned tokens.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
 
 from edge_qprompt.errors import PromptError
+from edge_qprompt.fair_lock import FairLock
 from edge_qprompt.residual import normalised
 from edge_qprompt.session import Session
 from edge_qprompt.tokenizer import Tokenizer
@@ -47,11 +48,18 @@ def check_template(template: str) -> str:
 
 @dataclass(frozen=True)
 class TextEncoder:
-    """The text tower for inference."""
+    """The text tower for inference.
+
+    Attributes:
+        turn: held for each run; closed where none shall begin any more.
+
+    May be used from several threads: they take turns, PROMPTS_A_RUN prompts each, so thousands of names hold up nobody.
+    """
 
     tokenizer: Tokenizer
     weights: Weights
     session: Session
+    turn: FairLock = field(default_factory=FairLock, compare=False)
 
     def from_template(self, names: Sequence[str], template: str = DEFAULT_TEMPLATE) -> Array:
         """Class features (C, D), unit length, of a hand-written prompt.
@@ -60,7 +68,7 @@ class TextEncoder:
             PromptError: a bad template, or names that do not fit.
         """
         texts = [check_template(template).replace("{}", name) for name in names]
-        return self._encode([self._vectors(row) for row in self.tokenizer.fit(texts, reserved=2)])
+        return self._encode(self.tokenizer.fit(texts, reserved=2), self._vectors)
 
     def from_templates(self, names: Sequence[str], templates: Sequence[str]) -> Array:
         """Class features (C, D), unit length: the mean over at least one template (CLIP, arXiv 2103.00020, section 3.1.4).
@@ -85,18 +93,26 @@ class TextEncoder:
         width = self.tokenizer.config.width
         if ctx.ndim != 2 or ctx.shape[1] != width:
             raise PromptError(f"the learned context has shape {ctx.shape}, this backbone takes (n, {width})")
-        return self._encode([np.concatenate([ctx, self._vectors(row)]) for row in rows])
+        return self._encode(rows, lambda row: np.concatenate([ctx, self._vectors(row)]))
 
     def _vectors(self, ids: Sequence[int]) -> Array:
         return self.weights.token_vectors(ids)  # (len, W)
 
-    def _encode(self, bodies: Sequence[Array]) -> Array:
-        """Features of prompts given as token vectors without SOT and EOT."""
+    def _encode(self, rows: Sequence[list[int]], body: Callable[[list[int]], Array]) -> Array:
+        """Features of prompts.
+
+        Args:
+            rows: token ids of each, checked.
+            body: their token vectors (len, W), without SOT and EOT; made run by run, since those of all prompts may be large.
+        """
         config = self.tokenizer.config
         sot, eot = self._vectors([config.sot]), self._vectors([config.eot])
-        prompts = [np.concatenate([sot, body, eot]) for body in bodies]
-        runs = range(0, len(prompts), PROMPTS_A_RUN)
-        return np.concatenate([self._run(prompts[i : i + PROMPTS_A_RUN]) for i in runs])
+        found = []
+        for start in range(0, len(rows), PROMPTS_A_RUN):
+            prompts = [np.concatenate([sot, body(row), eot]) for row in rows[start : start + PROMPTS_A_RUN]]
+            with self.turn:
+                found.append(self._run(prompts))
+        return np.concatenate(found)
 
     def _run(self, prompts: Sequence[Array]) -> Array:
         lengths = np.array([len(prompt) for prompt in prompts], np.int64)

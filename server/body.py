@@ -9,7 +9,7 @@ from contextlib import asynccontextmanager
 from fastapi import Request
 from python_multipart.multipart import parse_options_header
 from starlette.datastructures import FormData
-from starlette.formparsers import MultiPartException
+from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 from starlette.types import Message
 
@@ -18,6 +18,7 @@ from server.state import state_of
 
 MULTIPART = "multipart/form-data"
 UTF_8 = (b"utf-8", b"utf8")
+PLAIN = ("", "identity")  # content codings
 
 
 class Body:
@@ -25,15 +26,22 @@ class Body:
 
     Args:
         request: whose.
+        client: who has to answer for its bytes, see `client.client_of`.
         most: bytes, at most.
+
+    Raises:
+        Problem: 413 it says that it is too large; 415 it is compressed.
     """
 
-    def __init__(self, request: Request, most: int) -> None:
-        self._state, self._most = state_of(request), most
-        self._received, self._receive = 0, request.receive
+    def __init__(self, request: Request, client: str, most: int) -> None:
+        self._state, self._client, self._most = state_of(request), client, most
+        self._received = self._held = 0
+        self._receive = request.receive
         self._deadline = asyncio.get_running_loop().time() + self._state.settings.limits.body_seconds
         self._request = Request(request.scope, self._next)
         self.media_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+        if (coding := request.headers.get("content-encoding", "").strip().lower()) not in PLAIN:
+            raise Problem(415, f"a body in the coding {coding[:20]!r} is not taken: send it as it is, without Content-Encoding")
         length = request.headers.get("content-length", "0")
         if length.isdecimal() and int(length) > most:
             raise self._too_large()
@@ -42,7 +50,7 @@ class Body:
         """All of it.
 
         Raises:
-            Problem: 413 too large; 408 too slow; 503 no room now; 400 the sender went away.
+            Problem: 413 too large; 408 too slow; 429 and 503 no room now; 400 the sender went away.
         """
         try:
             return await self._request.body()
@@ -60,9 +68,12 @@ class Body:
             raise Problem(415, "a form is read as UTF-8: leave its charset out")
         try:
             form = await self._request.form(max_files=files, max_fields=fields, max_part_size=self._most)
-        except (MultiPartException, KeyError, ValueError) as error:
-            reason = getattr(error, "message", "it is damaged")
-            raise Problem(422, f"the form cannot be read ({reason}): send at most {files} files") from error
+        except Problem:
+            raise
+        except (HTTPException, KeyError, ValueError) as error:  # the first is what starlette makes of its parser's errors
+            reason = str(getattr(error, "detail", "it is damaged")).rstrip(".")
+            said = f"the form cannot be read ({reason}): send at most {files} files and {fields} fields as curl -F does"
+            raise Problem(422, said) from error
         except ClientDisconnect as error:
             raise Problem(400, "the connection ended before the body did") from error
         try:
@@ -72,8 +83,8 @@ class Body:
 
     def release(self) -> None:
         """Give its room back."""
-        self._state.body_bytes -= self._received
-        self._received = 0
+        self._state.bodies.give(self._client, self._held)
+        self._held = 0
 
     def _charset(self) -> bytes:
         """Of a form's names and texts. Others than UTF-8 would do, but Python's punycode takes hours for a megabyte."""
@@ -91,11 +102,10 @@ class Body:
             ) from error
         size = len(message.get("body", b""))
         self._received += size
-        self._state.body_bytes += size
         if self._received > self._most:
             raise self._too_large()
-        if self._state.body_bytes > limits.bodies_bytes:
-            raise Problem(503, "the server holds too many bodies now: try again", limits.retry_seconds)
+        self._state.bodies.take(self._client, size)
+        self._held += size
         return message
 
     def _too_large(self) -> Problem:
@@ -103,9 +113,9 @@ class Body:
 
 
 @asynccontextmanager
-async def body_of(request: Request, most: int) -> AsyncIterator[Body]:
-    """A request's body, whose room is given back at the end."""
-    body = Body(request, most)
+async def body_of(request: Request, client: str, most: int) -> AsyncIterator[Body]:
+    """A request's body, as of `Body`, whose room is given back at the end."""
+    body = Body(request, client, most)
     try:
         yield body
     finally:

@@ -1,4 +1,4 @@
-"""Photos to image features: decoded in a pool, gathered into batches, encoded in as many batches at a time as there are lanes.
+"""Photos to image features: decoded by processes, gathered into batches, encoded in as many batches at a time as there are lanes.
 
 While every lane is busy the next batch gathers, so batches grow with the load and a lone photo waits for
 nobody. What is asked for is bounded: what does not fit is refused at once with 429 or 503.
@@ -9,8 +9,7 @@ Symbols: S pixels a side, D dimensions of a feature.
 from __future__ import annotations
 
 import asyncio
-from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -21,18 +20,20 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edge_qprompt.backbone import DEFAULT_PRECISION, Backbone
-from edge_qprompt.photo import decode_photo, to_pixels
+from edge_qprompt.decoder import Job
+from edge_qprompt.photo import COMMON, Bytes, normalise
 from edge_qprompt.session import cores
+from server.decoders import DecoderPool
 from server.metrics import Metrics
-from server.problem import Problem
 from server.settings import Limits
+from server.shares import Shares
 
 Array = NDArray[np.float32]
 
 
 @dataclass(frozen=True)
 class _Waiting:
-    pixels: Array  # (3, S, S)
+    view: Bytes  # (3, S, S)
     feature: asyncio.Future[Array]  # (D,)
 
 
@@ -49,13 +50,11 @@ class PhotoEncoder:
         self._backbone, self._limits, self._metrics = backbone, limits, metrics
         # int8 made at run time takes its ranges from a whole batch: alone, a photo's features depend on nobody else's
         self._batch = limits.batch if backbone.precision == DEFAULT_PRECISION else 1
-        decoders = cores()
-        self._decoders = ThreadPoolExecutor(decoders, "decode")
-        self._free = asyncio.Semaphore(decoders)  # so that waiting for one does not count as decoding
+        self.decoders = DecoderPool(cores(), limits.decode_seconds, lambda reason: metrics.abandoned.labels(reason).inc())
         self._lanes = backbone.lanes
         self._encoders = ThreadPoolExecutor(self._lanes, "encode")
         self._waiting: list[_Waiting] = []
-        self._places: Counter[str] = Counter()
+        self._places = Shares("photos", limits.pending_images, limits.client_images, limits.retry_seconds)
         self._workers: set[asyncio.Task[None]] = set()  # at most one a lane
         self._busy = 0  # lanes that encode
 
@@ -66,61 +65,58 @@ class PhotoEncoder:
         Raises:
             Problem: 503 there is none; 429 the client has too many already.
         """
-        limits = self._limits
-        if self._places.total() + photos > limits.pending_images:
-            raise Problem(503, f"{self._places.total()} photos are waiting, the server takes no more now", limits.retry_seconds)
-        if self._places[client] + photos > limits.client_images:
-            raise Problem(429, f"{self._places[client]} photos of yours are waiting: wait for them first", limits.retry_seconds)
-        self._places[client] += photos
-        self._metrics.waiting.inc(photos)
-        try:
-            yield
-        finally:
-            self._places[client] -= photos
-            self._places += Counter()  # drops clients with none
-            self._metrics.waiting.dec(photos)
+        with self._places.hold(client, photos):
+            self._metrics.waiting.inc(photos)
+            try:
+                yield
+            finally:
+                self._metrics.waiting.dec(photos)
 
-    async def encode(self, data: bytes, name: str) -> Array:
+    async def encode(self, client: str, data: bytes, name: str) -> Array:
         """Image features (D,) float32, unit length, of an image file.
 
         Raises:
-            PhotoError: it cannot be decoded.
-            Problem: 422 decoding takes too long.
+            PhotoError: it cannot be decoded, or takes too much.
+            Problem: 503 no decoder was free in time.
         """
-        return await self._feature(await self._pixels(data, name))
+        return await self._feature(await self._view(client, data, name))
 
-    async def encode_with(self, encoder: Backbone, data: bytes, name: str) -> Array:
+    async def encode_with(self, encoder: Backbone, client: str, data: bytes, name: str) -> Array:
         """The same by a pack's own image encoder, in a lane. Pixels are not kept for it: decoding again is the lesser cost."""
-        pixels = await self._pixels(data, name)
-        encode = partial(encoder.encode_images, pixels[None], lane=True)
+        view = await self._view(client, data, name)
+        encode = partial(encoder.encode_images, self._normalised([view]), lane=True)
         (feature,) = await asyncio.get_running_loop().run_in_executor(self._encoders, encode)
         return cast(Array, feature)
 
+    async def check(self) -> None:
+        """Decode something.
+
+        Raises:
+            Exception: decoders do not answer.
+        """
+        await self.decoders.check(self._job("a test"))
+
     def close(self) -> None:
-        """End the threads; what is asked for now is still done."""
-        self._decoders.shutdown()
-        self._encoders.shutdown()
+        """End decoders and threads; what is in the encoder now is still done."""
+        self.decoders.close()
+        self._encoders.shutdown(cancel_futures=True)
 
-    async def _pixels(self, data: bytes, name: str) -> Array:
-        """(3, S, S) of an image file, in time."""
+    async def _view(self, client: str, data: bytes, name: str) -> Bytes:
+        """(3, S, S) of an image file."""
+        (view,) = await self.decoders.views(client, data, self._job(name))
+        return cast(Bytes, view)
+
+    def _job(self, name: str) -> Job:
+        return Job(name, self._backbone.manifest.preprocess, most_pixels=self._limits.pixels, formats=COMMON)
+
+    def _normalised(self, views: Sequence[Bytes]) -> Array:
+        """(B, 3, S, S)."""
+        return np.stack([normalise(view, self._backbone.manifest.preprocess) for view in views])
+
+    async def _feature(self, view: Bytes) -> Array:
+        """Image features (D,) of a view (3, S, S)."""
         loop = asyncio.get_running_loop()
-        await self._free.acquire()
-        decoding = self._decoders.submit(self._decode, data, name)
-        decoding.add_done_callback(lambda _: loop.call_soon_threadsafe(self._free.release))
-        try:
-            return await asyncio.wait_for(asyncio.wrap_future(decoding), self._limits.decode_seconds)
-        except TimeoutError as error:
-            raise Problem(
-                422, f"{name} takes longer than {self._limits.decode_seconds:g} s to decode: shrink the photo"
-            ) from error
-
-    def _decode(self, data: bytes, name: str) -> Array:
-        return to_pixels(decode_photo(data, name, self._limits.pixels), self._backbone.manifest.preprocess)
-
-    async def _feature(self, pixels: Array) -> Array:
-        """Image features (D,) of pixels (3, S, S)."""
-        loop = asyncio.get_running_loop()
-        waiting = _Waiting(pixels, loop.create_future())
+        waiting = _Waiting(view, loop.create_future())
         self._waiting.append(waiting)
         if len(self._workers) < self._lanes:
             self._workers.add(loop.create_task(self._run()))
@@ -162,4 +158,4 @@ class PhotoEncoder:
     def _encode(self, batch: list[_Waiting]) -> Array:
         self._metrics.batch.observe(len(batch))
         with self._metrics.encoder.time():
-            return self._backbone.encode_images(np.stack([waiting.pixels for waiting in batch]), lane=True)  # (B, D)
+            return self._backbone.encode_images(self._normalised([waiting.view for waiting in batch]), lane=True)  # (B, D)

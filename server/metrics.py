@@ -27,6 +27,7 @@ class Metrics:
         self.batch = Histogram("batch_photos", "Photos encoded at once.", buckets=BATCHES, **on)
         self.encoder = Histogram("encoder_seconds", "Seconds of the image encoder a batch.", buckets=SECONDS, **on)
         self.waiting = Gauge("waiting_photos", "Photos that wait for the encoder or are in it.", **now)
+        self.abandoned = Counter("decodes_abandoned", "Photos given up while they were decoded.", ["reason"], **on)
         self.residents = Gauge("residents", "Packs whose class features are in memory.", **now)
         self.resident_bytes = Gauge("resident_bytes", "Bytes of class features in memory.", **now)
         self.hits = Counter("resident_hits", "Class features that were in memory.", **on)

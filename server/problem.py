@@ -11,7 +11,7 @@ from fastapi.exceptions import RequestValidationError
 from sqlalchemy.exc import InterfaceError, OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 from starlette.exceptions import HTTPException
-from starlette.responses import JSONResponse
+from starlette.responses import JSONResponse, Response
 
 from edge_qprompt.errors import (
     ConflictError,
@@ -26,6 +26,7 @@ from edge_qprompt.errors import (
 
 MEDIA_TYPE = "application/problem+json"
 AWAY_SECONDS = 5
+LEFT = 499  # nginx's number for a client that closed the connection
 log = structlog.get_logger("edge_qprompt.server")
 FAILED = "the server failed at this: its log says more"
 STATUS: dict[type[EdgeQPromptError], int] = {
@@ -53,6 +54,10 @@ class Problem(HTTPException):
         super().__init__(status, detail, {**more, **(headers or {})})
 
 
+class ClientLeft(Exception):  # noqa: N818  no error of anybody's
+    """Nobody waits for the answer any more."""
+
+
 def response(status: int, detail: str, headers: dict[str, str] | None = None) -> JSONResponse:
     """The answer."""
     body = {"type": "about:blank", "title": HTTPStatus(status).phrase, "status": status, "detail": detail}
@@ -64,6 +69,7 @@ def add_handlers(app: FastAPI) -> None:
     app.add_exception_handler(HTTPException, _http)
     app.add_exception_handler(RequestValidationError, _invalid)
     app.add_exception_handler(EdgeQPromptError, _refused)
+    app.add_exception_handler(ClientLeft, _left)
     app.add_exception_handler(Exception, _failed)
     for away in (OperationalError, InterfaceError, PoolTimeout):
         app.add_exception_handler(away, _away)
@@ -97,6 +103,10 @@ async def _refused(request: Request, error: Exception) -> JSONResponse:
     if status == 500:
         log.error("failed", path=request.url.path, exc_info=error)
     return response(status, str(error) if status < 500 else FAILED)
+
+
+async def _left(request: Request, error: Exception) -> Response:
+    return Response(status_code=LEFT)  # for the log: nobody reads it
 
 
 async def _failed(request: Request, error: Exception) -> JSONResponse:

@@ -7,20 +7,26 @@ parser, httptools, does not bound a head either. Both read a body in chunks of a
 from __future__ import annotations
 
 import asyncio
+from http import HTTPStatus
 from typing import Any
 
 import h11
+from starlette.responses import Response
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from server import problem
+from server.client import network
 
 HEAD_SECONDS = 10.0
 MAX_HEAD_BYTES = 16 << 10
 MAX_PIECES = 10_000  # of a body: a chunk of one byte takes as long as one of many thousand
 TAKE_SECONDS = 20.0
 TAKE_BYTES = 80_000  # of an answer that a client takes in that time, or it is hung up on: 4 kB/s
+CLIENT_SHARE = 4  # a client may have this part of all connections
 MAX_UNSENT_BYTES = 64 << 20  # of answers that clients have not taken, all together
-FULL = problem.response(503, "too many connections are open: try again", {"Retry-After": "5", "Connection": "close"})
+LATER = {"Retry-After": "5", "Connection": "close"}
+FULL = problem.response(503, "too many connections are open: try again", LATER)
+YOURS = problem.response(429, "too many connections of yours are open: close some, or wait", LATER)
 
 
 class _Parser(h11.Connection):
@@ -49,11 +55,17 @@ class DeadlineProtocol(H11Protocol):
         self._head: asyncio.TimerHandle | None = None
         self._taking: asyncio.TimerHandle | None = None
         self._unsent = 0
+        self.network: str | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        """A new connection owes us a head."""
+        """A new connection owes us a head; one too many of a client gets its answer at once, and holds nothing."""
         super().connection_made(transport)
-        self._expect()
+        self.network = network(self.client[0]) if self.client else None
+        if self._has_too_many():
+            transport.write(_as_bytes(YOURS))
+            transport.close()
+        else:
+            self._expect()
 
     def data_received(self, data: bytes) -> None:
         """Some bytes; between requests they begin the next head."""
@@ -93,6 +105,13 @@ class DeadlineProtocol(H11Protocol):
             if timer is not None:
                 timer.cancel()
 
+    def _has_too_many(self) -> bool:
+        """Whether this client has more than its share of connections; proxies that are trusted speak for many."""
+        if not self._most or self.client is None or self.client[0] in self.config.loaded_app.trusted_hosts:
+            return False
+        mine = (each for each in self.connections if isinstance(each, DeadlineProtocol) and each.network == self.network)
+        return sum(not each.transport.is_closing() for each in mine) > max(1, self._most // CLIENT_SHARE)
+
     def _idle(self) -> bool:
         return self.cycle is None or self.cycle.response_complete
 
@@ -128,3 +147,10 @@ class DeadlineProtocol(H11Protocol):
                 return
             unsent -= each.transport.get_write_buffer_size()
             each.transport.abort()
+
+
+def _as_bytes(response: Response) -> bytes:
+    """An answer as it goes over the wire, to someone who has not asked yet."""
+    lines = [b"%s: %s" % (name.title(), value) for name, value in response.raw_headers]
+    status = HTTPStatus(response.status_code)
+    return b"\r\n".join([b"HTTP/1.1 %d %s" % (status, status.phrase.encode()), *lines, b"", bytes(response.body)])

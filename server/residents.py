@@ -1,7 +1,8 @@
 """Packs that are ready to answer: their class features, computed once, kept in memory by content.
 
 What is kept is named by the pack's SHA-256 and the class names added to it, so nothing stale can be served. Class
-features are computed on a thread of their own: whoever needs a new pack waits for it, and nobody else.
+features are computed on a few threads that take turns at the text encoder, a run each: whoever needs a large pack waits for it,
+and nobody else.
 """
 
 from __future__ import annotations
@@ -30,7 +31,8 @@ from server.metrics import Metrics
 from server.problem import Problem
 from server.settings import Limits
 
-GATHERING = 2  # requests that wait for packs at once, since each holds those that it has; the thread is one
+GATHERING = 2  # requests that wait for packs at once, since each holds those that it has
+THREADS = 5  # more than publications, so that one is left for labels
 LABEL_BYTES = 64  # of a name and its place, about
 STORED = 2  # bytes of weights in memory for one in a file, which has them in half precision
 STACK_BYTES = 4096  # of a combination of tasks, beside its class features
@@ -65,7 +67,7 @@ class Residents:
         self._coming: dict[Key, asyncio.Task[Classifier]] = {}
         self._stacks: Lru[tuple[tuple[str, Key], ...], Tasks] = Lru(limits.residents_bytes)
         self._gathering = asyncio.Semaphore(GATHERING)
-        self._thread = ThreadPoolExecutor(1, "text")
+        self._threads = ThreadPoolExecutor(THREADS, "text")
 
     async def pack(self, pack_id: str) -> bytes:
         """A pack's bytes.
@@ -124,14 +126,15 @@ class Residents:
         return stack
 
     async def rank(self, tasks: Tasks, feature: Array, top: int, own: Own) -> dict[str, list[Prediction]]:
-        """As `Tasks.rank`; where the text encoder has to run, on its thread, after the packs that are being prepared."""
+        """As `Tasks.rank`; where the text encoder has to run, on one of its threads."""
         if tasks.quick:
             return tasks.rank(feature, top, own)
-        return await asyncio.get_running_loop().run_in_executor(self._thread, tasks.rank, feature, top, own)
+        return await asyncio.get_running_loop().run_in_executor(self._threads, tasks.rank, feature, top, own)
 
     def close(self) -> None:
-        """End the thread."""
-        self._thread.shutdown(cancel_futures=True)
+        """End the threads, which may be in the middle of thousands of names."""
+        self._backbone.stop()
+        self._threads.shutdown(cancel_futures=True)
 
     async def _gather(self, keys: Iterable[Key]) -> list[Classifier]:
         found, size, most = [], 0, self._limits.residents_bytes
@@ -150,7 +153,7 @@ class Residents:
             labels = tuple(dict.fromkeys((*(pack.class_names or ()), *key.labels)))
             make = asyncio.get_running_loop().run_in_executor
             adapter = await self._adapter(pack)
-            classifier = await make(self._thread, Classifier, self._backbone, pack, labels, adapter)
+            classifier = await make(self._threads, Classifier, self._backbone, pack, labels, adapter)
             self.kept.put(key, classifier, _size(classifier))
             if said := self.mismatch(key.pack, pack):
                 log.warning("another precision", pack=key.pack, warning=said)

@@ -16,8 +16,10 @@ class Limits:
         body_bytes: of a request's body.
         body_seconds: until the whole body must be here; a slow sender loses its place.
         bodies_bytes: of all bodies that are held at the same time; more is 503.
+        client_bodies_bytes: of them, those of one client (token or address); more is 429.
+        answer_seconds: from a whole body to its answer; what takes longer is called off with 503.
         pixels: of one photo, width times height.
-        decode_seconds: for one photo.
+        decode_seconds: for one photo, waiting for a decoder included.
         images: photos a request.
         tasks: tasks a request may name.
         labels: class names a request may add.
@@ -26,7 +28,11 @@ class Limits:
         top: labels a task that are answered.
         report_bytes: of the report that comes with a pack.
         pending_images: photos that wait for the encoder; more is 503.
-        client_images: of them, those of one client (token or address); more is 429.
+        client_images: of them, those of one client; more is 429.
+        names: class names of a pack that is published, times its templates.
+        name_chars: characters of all these names together.
+        publications: packs that are tried out at the same time before they are published; others wait.
+        client_publications: of them, those of one client.
         pending_packs: packs that wait for their class features; more is 503.
         batch: photos that a lane of the encoder takes at once; more win nothing (docs/adr/0007-image-encoder.md).
         residents_bytes: of class features that are kept in memory.
@@ -38,6 +44,8 @@ class Limits:
     body_bytes: int = 16 * MB
     body_seconds: float = 20.0
     bodies_bytes: int = 64 * MB
+    client_bodies_bytes: int = 32 * MB
+    answer_seconds: float = 30.0
     pixels: int = 25_000_000
     decode_seconds: float = 10.0
     images: int = 16
@@ -49,6 +57,10 @@ class Limits:
     report_bytes: int = 256 << 10
     pending_images: int = 64
     client_images: int = 48
+    names: int = 5000
+    name_chars: int = 100_000
+    publications: int = 3
+    client_publications: int = 1
     pending_packs: int = 1000
     batch: int = 2
     residents_bytes: int = 64 * MB

@@ -16,8 +16,10 @@ from server.encoder import PhotoEncoder
 from server.metrics import Metrics
 from server.residents import Residents
 from server.settings import ServerSettings
+from server.shares import Shares
 from server.targets import Targets
 from server.tokens import Tokens
+from server.turns import Turns
 
 log = structlog.get_logger("edge_qprompt.server")
 
@@ -27,8 +29,9 @@ class State:
     """Everything that requests share.
 
     Attributes:
-        ready: whether the encoders are loaded.
-        body_bytes: of bodies that are held now.
+        bodies: bytes of bodies that are held now.
+        publications: places for packs that are tried out before they are published.
+        ready: whether encoders are loaded, and decoders run.
     """
 
     settings: ServerSettings
@@ -40,24 +43,29 @@ class State:
     encoder: PhotoEncoder
     residents: Residents
     targets: Targets
+    bodies: Shares
+    publications: Turns
     ready: asyncio.Event = field(default_factory=asyncio.Event)
-    body_bytes: int = 0
 
     @classmethod
     def start(cls, settings: ServerSettings, database: Database, backbone: Backbone, metrics: Metrics) -> State:
         """Put everything together; encoders are loaded by `load`."""
-        catalogue = Catalogue(database)
-        encoder = PhotoEncoder(backbone, settings.limits, metrics)
-        residents = Residents(backbone, catalogue, settings.limits, metrics)
+        catalogue, limits = Catalogue(database), settings.limits
+        encoder = PhotoEncoder(backbone, limits, metrics)
+        residents = Residents(backbone, catalogue, limits, metrics)
         targets = Targets(catalogue, backbone.manifest.short_fingerprint.hex())
-        return cls(settings, database, backbone, catalogue, Tokens(database), metrics, encoder, residents, targets)
+        retry = limits.retry_seconds
+        bodies = Shares("bytes of bodies", limits.bodies_bytes, limits.client_bodies_bytes, retry)
+        publications = Turns(limits.publications, limits.client_publications)
+        tokens = Tokens(database)
+        return cls(settings, database, backbone, catalogue, tokens, metrics, encoder, residents, targets, bodies, publications)
 
     async def load(self) -> None:
-        """Load both encoders by using them once; then the server is ready."""
+        """Load both encoders by using them once, and start the decoders; then the server is ready."""
         try:
             await asyncio.to_thread(self._warm)
         except Exception as error:
-            log.error("the encoders cannot be loaded", error=str(error))  # readyz goes on saying so
+            log.error("encoders or decoders cannot be started", error=str(error))  # readyz goes on saying so
             raise
         self.ready.set()
         chosen = {"note": self.backbone.note} if self.backbone.note else {}
@@ -67,6 +75,7 @@ class State:
         size = self.backbone.manifest.preprocess.size
         self.backbone.encode_images(np.zeros((1, 3, size, size), np.float32), lane=True)
         self.backbone.text.from_template(["photo"], "a {}.")
+        self.encoder.decoders.start()
 
     def close(self) -> None:
         """Let everything go; called when no request runs any more."""

@@ -12,7 +12,7 @@ import click
 
 from edge_qprompt.errors import MissingExtraError
 
-GRACE_SECONDS = 30  # for what is under way when the server is asked to stop
+GRACE_SECONDS = 7  # for what is under way when the server is asked to stop; container engines kill after ten
 
 
 @click.command("serve", short_help="Hand out packs and classify photos over HTTP.")
@@ -35,6 +35,13 @@ GRACE_SECONDS = 30  # for what is under way when the server is asked to stop
 @click.option("--port", type=click.IntRange(0, 65535), default=8000, show_default=True, help="0 takes a free one.")
 @click.option("--workers", type=click.IntRange(1), default=1, show_default=True, help="Processes, each with its own encoder.")
 @click.option("--root-path", default="", help="Path under which a proxy shows this server, e.g. /vision.")
+@click.option(
+    "--trusted-proxy",
+    "proxies",
+    multiple=True,
+    metavar="ADDRESS",
+    help="A proxy whose X-Forwarded-For says who a client is; an address, a network, or * for a Unix socket. Several times.",
+)
 @click.option("--anonymous-read/--no-anonymous-read", default=True, show_default=True, help="Packs without a token.")
 @click.option("--anonymous-classify/--no-anonymous-classify", default=True, show_default=True, help="Labels without a token.")
 @click.option(
@@ -44,11 +51,14 @@ GRACE_SECONDS = 30  # for what is under way when the server is asked to stop
 @click.option(
     "--body-seconds", type=click.FloatRange(0.1), default=20.0, show_default=True, help="Until a request's body must be here."
 )
+@click.option(
+    "--decode-seconds", type=click.FloatRange(0.1), default=10.0, show_default=True, help="For one photo, waiting included."
+)
 @click.option("--max-megapixels", type=click.FloatRange(0.01), default=25.0, show_default=True, help="Of one photo.")
 @click.option("--cache-mb", type=click.IntRange(1), default=64, show_default=True, help="For packs that are ready to answer.")
 @click.option("--batch", type=click.IntRange(1), default=2, show_default=True, help="Photos in a batch, at most.")
 @click.option("--queue", type=click.IntRange(1), default=64, show_default=True, help="Photos that may wait; more get 503.")
-def command(host: str, port: int, workers: int, root_path: str, **options: Any) -> None:
+def command(host: str, port: int, workers: int, root_path: str, proxies: tuple[str, ...], **options: Any) -> None:
     """Keep tasks and packs, hand them to devices, and classify photos, in one process.
 
     \b
@@ -73,6 +83,8 @@ def command(host: str, port: int, workers: int, root_path: str, **options: Any) 
     set_up()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))  # uvicorn raises it once more when all is done
     common = uvicorn_options(host, port, settings.limits.connections, root_path)
+    if proxies or "FORWARDED_ALLOW_IPS" not in os.environ:  # uvicorn's own name for it; else it trusts this machine unasked
+        common["forwarded_allow_ips"] = "*" if "*" in proxies else list(proxies)
     if workers == 1:
         uvicorn.run(create_app(settings), **common)
         return
@@ -110,7 +122,9 @@ def _settings(options: dict[str, Any]) -> Any:
     limits = Limits(
         body_bytes=options["max_body_mb"] * MB,
         body_seconds=options["body_seconds"],
-        bodies_bytes=max(64, 2 * options["max_body_mb"]) * MB,
+        bodies_bytes=max(64, 4 * options["max_body_mb"]) * MB,
+        client_bodies_bytes=max(32, 2 * options["max_body_mb"]) * MB,
+        decode_seconds=options["decode_seconds"],
         pixels=int(options["max_megapixels"] * 1e6),
         residents_bytes=options["cache_mb"] * MB,
         batch=options["batch"],

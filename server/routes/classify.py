@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from dataclasses import dataclass
+from functools import partial
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Query, Request
@@ -11,8 +12,10 @@ from starlette.datastructures import UploadFile
 
 from edge_qprompt.errors import PhotoError
 from server.access import Asker
+from server.attendance import attended
 from server.body import MULTIPART, Body, body_of
-from server.catalogue import STABLE
+from server.catalogue import STABLE, Target
+from server.client import client_of
 from server.problem import Problem, responses
 from server.routes.names import NAME, TaskNames
 from server.state import State, state_of
@@ -80,35 +83,53 @@ async def classify(
     state = state_of(request)
     if not state.ready.is_set():
         raise Problem(503, "the encoders are still being loaded: try again", state.settings.limits.retry_seconds)
-    added, wanted = _labels(state, labels), _wanted(state, task)
-    top = min(top, state.settings.limits.top)
-    async with body_of(request, state.settings.limits.body_bytes) as body:
+    added, top = _labels(state, labels), min(top, state.settings.limits.top)
+    question = _Question(client_of(request, who), _wanted(state, task), added, top, channel, embeddings)
+    async with body_of(request, question.client, state.settings.limits.body_bytes) as body:
         photos = await _photos(body, state.settings.limits.images)
-        client = who.name if "authorization" in request.headers else _address(request)
-        with state.encoder.places(client, len(photos)):
-            named = [(photo, photo.name or f"photo {i + 1}") for i, photo in enumerate(photos)]
-            # encoded while the packs are made ready; where one fails, the others are called off
-            async with _first_error() as group:
-                features = [group.create_task(state.encoder.encode(photo.data, name)) for photo, name in named]
-                targets = await state.targets.find(channel, wanted)
-                if not targets:
-                    raise Problem(404, f"there is no task with a channel {channel} for this backbone: push a pack first")
-                if len(added) * len(targets) > (most := state.settings.limits.added):
-                    raise Problem(
-                        422, f"labels adds {len(added)} names to {len(targets)} tasks, more than {most}: name fewer tasks"
-                    )
-                tasks = await state.residents.tasks(targets, added)
-            versions = {target.task: target.version for target in targets}
-            images = []
-            for (photo, name), feature in zip(named, features, strict=True):
-                own = {encoder: await state.encoder.encode_with(encoder, photo.data, name) for encoder in tasks.encoders}
-                ranked = await state.residents.rank(tasks, feature.result(), top, own)
-                answer = {
-                    task: {"version": versions[task], "labels": [p._asdict() for p in found]} for task, found in ranked.items()
-                }
-                more = {"embedding": feature.result().tolist()} if embeddings else {}
-                images.append({"name": photo.name, "tasks": answer} | more)
+        return await attended(request, _answer(state, question, photos), state.settings.limits.answer_seconds)
+
+
+@dataclass(frozen=True)
+class _Question:
+    """What is asked of photos; see `classify`."""
+
+    client: str
+    tasks: list[str] | None
+    labels: tuple[str, ...]
+    top: int
+    channel: str
+    embeddings: bool
+
+
+async def _answer(state: State, asked: _Question, photos: list[Photo]) -> dict[str, Any]:
+    """Labels of photos, which are encoded while the packs are made ready; where one fails, the others are called off."""
+    named = [(photo, photo.name or f"photo {i + 1}") for i, photo in enumerate(photos)]
+    images = []
+    with state.encoder.places(asked.client, len(photos)):
+        async with _first_error() as group:
+            features = [group.create_task(state.encoder.encode(asked.client, photo.data, name)) for photo, name in named]
+            targets = await _targets(state, asked)
+            tasks = await state.residents.tasks(targets, asked.labels)
+        versions = {target.task: target.version for target in targets}
+        for (photo, name), feature in zip(named, features, strict=True):
+            encode = partial(state.encoder.encode_with, client=asked.client, data=photo.data, name=name)
+            own = {encoder: await encode(encoder) for encoder in tasks.encoders}
+            ranked = await state.residents.rank(tasks, feature.result(), asked.top, own)
+            answer = {task: {"version": versions[task], "labels": [p._asdict() for p in found]} for task, found in ranked.items()}
+            more = {"embedding": feature.result().tolist()} if asked.embeddings else {}
+            images.append({"name": photo.name, "tasks": answer} | more)
     return {"backbone": state.backbone.manifest.name, "precision": state.backbone.precision, "images": images}
+
+
+async def _targets(state: State, asked: _Question) -> list[Target]:
+    """Where the tasks' channel points."""
+    targets = await state.targets.find(asked.channel, asked.tasks)
+    if not targets:
+        raise Problem(404, f"there is no task with a channel {asked.channel} for this backbone: push a pack first")
+    if len(asked.labels) * len(targets) > (most := state.settings.limits.added):
+        raise Problem(422, f"labels adds {len(asked.labels)} names to {len(targets)} tasks, more than {most}: name fewer tasks")
+    return targets
 
 
 class _first_error(asyncio.TaskGroup):  # noqa: N801  a context manager
@@ -156,7 +177,3 @@ async def _photos(body: Body, most: int) -> list[Photo]:
     if empty := next((photo for photo in photos if not photo.data), None):
         raise PhotoError(f"{empty.name or 'the photo'} is empty: send the bytes of an image file")
     return photos
-
-
-def _address(request: Request) -> str:
-    return request.client.host if request.client else "unknown"

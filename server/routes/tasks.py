@@ -19,7 +19,9 @@ from edge_qprompt.pack_layout import MAX_BYTES
 from edge_qprompt.shared_adapter import is_adapter
 from edge_qprompt.statement import MAX_ENVELOPE_BYTES, Envelope
 from server.access import Promoter, Publisher, Reader
+from server.attendance import attended
 from server.body import MULTIPART, Body, body_of
+from server.client import client_of
 from server.problem import Problem, responses
 from server.residents import Key
 from server.routes.names import ChannelName, TaskName
@@ -80,22 +82,35 @@ async def publish(request: Request, who: Publisher, task: TaskName) -> Response:
     A pack with nothing but an adapter is for others to refer to, and must be here before them; no channel can point at it.
     `warnings` says where it loses accuracy on this server.
     """
-    state = state_of(request)
-    async with body_of(request, MAX_BYTES + state.settings.limits.report_bytes + FORM_BYTES) as body:
-        data, report = await _upload(body, state.settings.limits.report_bytes)
+    state, client = state_of(request), client_of(request, who)
+    limits = state.settings.limits
+    async with body_of(request, client, MAX_BYTES + limits.report_bytes + FORM_BYTES) as body:
+        data, report = await _upload(body, limits.report_bytes)
     pack = Pack.decode(data)
-    if is_adapter(pack):
-        check_adapter(state.backbone, pack)
-    else:
-        if pack.class_names is None:
-            raise PackError("the pack holds no class names, so nobody could use it here: adapt again with this version")
+    if not is_adapter(pack):
         _gate(state, report)
-        await state.residents.classifier(Key(pack.pack_id), pack)  # does it run on this backbone?
+    await attended(request, _try(state, client, pack), limits.answer_seconds)
     done = await run_in_threadpool(state.catalogue.publish, task, pack, report, who.name)
     said = state.residents.mismatch(task, pack)
     facts = {"task": done.task, "version": done.version, "pack": done.pack, "size": done.size}
     facts["warnings"] = [said] if said else []
     return JSONResponse(facts, 201 if done.created else 200)
+
+
+async def _try(state: State, client: str, pack: Pack) -> None:
+    """Make sure that a pack runs on this backbone, and does not take others' time."""
+    if is_adapter(pack):
+        check_adapter(state.backbone, pack)
+        return
+    if pack.class_names is None:
+        raise PackError("the pack holds no class names, so nobody could use it here: adapt again with this version")
+    limits, prompts = state.settings.limits, max(1, len(pack.templates or ()))
+    names, chars = len(pack.class_names) * prompts, sum(map(len, pack.class_names)) * prompts
+    if names > limits.names or chars > limits.name_chars:
+        most = f"{limits.names} names and {limits.name_chars} characters"
+        raise PackError(f"the pack has {names} class names times templates with {chars} characters, at most {most} are taken")
+    async with state.publications.hold(client):
+        await state.residents.classifier(Key(pack.pack_id), pack)
 
 
 async def _upload(body: Body, report_bytes: int) -> tuple[bytes, dict[str, Any] | None]:
@@ -151,7 +166,7 @@ class Promotion(BaseModel):
 @router.put("/{task}/channels/{channel}", responses=responses(401, 403, 404, 413, 422, 503))
 async def promote(request: Request, who: Promoter, task: TaskName, channel: ChannelName) -> dict[str, Any]:
     """Point a channel at a version, forward or back. 409: the statement's serial is not the next one."""
-    async with body_of(request, 2 * MAX_ENVELOPE_BYTES) as body:
+    async with body_of(request, client_of(request, who), 2 * MAX_ENVELOPE_BYTES) as body:
         promotion = _promotion(await body.read())
     try:
         given = promotion.envelope

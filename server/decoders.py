@@ -1,0 +1,214 @@
+"""Processes that decode photos, and who gets one when.
+
+Every photo begins in one of a few quick places, as many as there are cores. One that is not done after QUICK_SECONDS gives
+its place to the next photo and goes on in a slow one, behind all other work. Where the slow places are full too, the photo
+that has been there longest, of the client that has most of them, is ended. So whoever sends files that are hours of work takes
+them from nobody but himself: the next photo begins within QUICK_SECONDS.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import io
+import time
+from collections import Counter
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from functools import partial
+
+from PIL import Image
+
+from edge_qprompt.decoder import Decoder, Job
+from edge_qprompt.errors import CostError
+from edge_qprompt.photo import Bytes
+from server.problem import Problem
+from server.turns import Turns
+
+QUICK_SECONDS = 0.4  # a phone's photo takes half of it on a laptop
+CHECK_SECONDS = 5.0
+CHECKER = "readyz"  # a client of its own
+REASONS = ("memory", "cpu", "crash", "ended", "waited", "deadline", "evicted", "left")  # why a photo was given up
+AGAIN_SECONDS = 1
+
+Abandoned = Callable[[str], None]
+
+
+@dataclass(eq=False)
+class _Run:
+    """A photo on its way.
+
+    Attributes:
+        slow: whether it has given up its quick place.
+        evicted: whether it was ended for others.
+        ended: whether its decoder was killed, for whatever reason.
+    """
+
+    client: str
+    decoder: Decoder
+    began: float = field(default_factory=time.monotonic)
+    slow: bool = False
+    evicted: bool = False
+    ended: bool = False
+
+    def end(self) -> None:
+        """Kill its decoder."""
+        self.ended = True
+        self.decoder.kill()
+
+
+class DecoderPool:
+    """See the module; belongs to one event loop.
+
+    Args:
+        places: for photos that have just begun, and as many for those that take long.
+        seconds: for one photo, from when it is asked for.
+        abandoned: told one of REASONS each time that a photo is given up.
+    """
+
+    def __init__(self, places: int, seconds: float, abandoned: Abandoned) -> None:
+        self._places, self._seconds, self._abandoned = places, seconds, abandoned
+        self._turns = Turns(places)
+        self._runs: set[_Run] = set()
+        self._idle = [Decoder() for _ in range(places)]
+        self._starting = 0
+        self._spares = 0  # one, from the first photo on that takes long: the next one shall find a decoder ready
+        self._closed = False
+        self._threads = ThreadPoolExecutor(3 * places + 1, "decode")
+
+    @property
+    def processes(self) -> list[int]:
+        """Ids of those that run now."""
+        decoders = [*self._idle, *(run.decoder for run in self._runs)]
+        return [decoder.pid for decoder in decoders if decoder.pid is not None]
+
+    def start(self) -> None:
+        """Start one for each place, all at once; blocks."""
+        list(self._threads.map(Decoder.start, self._idle))
+
+    async def check(self, job: Job) -> None:
+        """Decode something.
+
+        Raises:
+            Exception: it does not work, or takes too long.
+        """
+        async with asyncio.timeout(CHECK_SECONDS):
+            await self.views(CHECKER, _something(), job)
+
+    async def views(self, client: str, data: bytes, job: Job) -> Bytes:
+        """As `Decoder.views`, in time.
+
+        Raises:
+            PhotoError: it cannot be decoded, or takes more than it may.
+            Problem: 503 no decoder was free in time, or others needed this one.
+        """
+        deadline = asyncio.get_running_loop().time() + self._seconds
+        try:
+            async with asyncio.timeout_at(deadline):
+                await self._turns.take(client)
+        except TimeoutError as error:
+            self._abandoned("waited")
+            raise Problem(503, f"no decoder was free within {self._seconds:g} s: try again", AGAIN_SECONDS) from error
+        try:
+            async with asyncio.timeout_at(deadline):
+                return await self._decode(client, data, job)
+        except TimeoutError as error:
+            self._abandoned("deadline")
+            said = f"{job.name} takes longer than {self._seconds:g} s to decode: shrink the photo"
+            raise CostError(said, "deadline") from error
+        except asyncio.CancelledError:
+            self._abandoned("left")
+            raise
+
+    def close(self) -> None:
+        """End all processes, whatever they do."""
+        self._closed = True
+        for run in self._runs:
+            run.end()
+        self._threads.shutdown()
+        for decoder in self._idle:
+            decoder.close()
+
+    async def _decode(self, client: str, data: bytes, job: Job) -> Bytes:
+        """Decode in a place that is held already."""
+        loop = asyncio.get_running_loop()
+        run = _Run(client, self._idle.pop() if self._idle else Decoder())
+        self._runs.add(run)
+        work = loop.run_in_executor(self._threads, run.decoder.views, data, job)
+        work.add_done_callback(lambda ended: self._done(run, ended))
+        timer = loop.call_later(QUICK_SECONDS, self._slow_down, run)
+        try:
+            return await asyncio.shield(work)
+        except CostError as error:
+            if not run.evicted:
+                self._abandoned(error.reason)
+                raise
+            self._abandoned("evicted")
+            said = f"{job.name} takes long to decode, and others are waiting: try again, or save it as an ordinary JPEG"
+            raise Problem(503, said, AGAIN_SECONDS) from error
+        except asyncio.CancelledError:  # its time is up, or its client has left
+            run.end()
+            raise
+        finally:
+            timer.cancel()
+
+    def _done(self, run: _Run, ended: asyncio.Future[Bytes]) -> None:
+        """A photo's decoder has nothing to do any more."""
+        failed = not ended.cancelled() and isinstance(ended.exception(), CostError)
+        self._runs.discard(run)
+        if self._closed:
+            run.decoder.close()
+            return
+        if run.slow or run.ended or failed:  # it is dead, or behind all others for good
+            self._threads.submit(run.decoder.close)
+        else:
+            self._idle.append(run.decoder)
+        self._refill()
+        if not run.slow:
+            self._turns.give(run.client)
+
+    def _slow_down(self, run: _Run) -> None:
+        """Let the next photo have this one's place."""
+        if run not in self._runs:
+            return
+        slow = [each for each in self._runs if each.slow and not each.ended]
+        if len(slow) >= self._places:
+            _evict(slow)
+        run.slow, self._spares = True, 1
+        run.decoder.nice()
+        self._refill()
+        self._turns.give(run.client)
+
+    def _refill(self) -> None:
+        """Have a decoder for each quick place, and the spare."""
+        loop, quick = asyncio.get_running_loop(), sum(not run.slow for run in self._runs)
+        for _ in range(self._places + self._spares - len(self._idle) - quick - self._starting):
+            self._starting += 1
+            decoder = Decoder()
+            started = loop.run_in_executor(self._threads, decoder.start)
+            started.add_done_callback(partial(self._started, decoder))
+
+    def _started(self, decoder: Decoder, ended: asyncio.Future[None]) -> None:
+        """One more is ready, or failed: then the next photo tries again, and says why."""
+        self._starting -= 1
+        if ended.cancelled() or ended.exception() is not None:
+            return
+        if self._closed:
+            decoder.close()
+            return
+        self._idle.append(decoder)
+
+
+def _evict(slow: list[_Run]) -> None:
+    """End the run that began first, of the client that has most of them."""
+    counts = Counter(run.client for run in slow)
+    chosen = max(slow, key=lambda run: (counts[run.client], -run.began))
+    chosen.evicted = True
+    chosen.end()
+
+
+def _something() -> bytes:
+    """A small PNG."""
+    with io.BytesIO() as file:
+        Image.new("RGB", (8, 8)).save(file, "PNG")
+        return file.getvalue()
