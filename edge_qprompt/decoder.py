@@ -101,10 +101,11 @@ class Decoder:
                 command, stdin=nowhere, stdout=nowhere, stderr=nowhere, pass_fds=[theirs.fileno()], env=_environment()
             )
         self._link = Connection(ours.detach())
+        begun = not self._killed and self._link.poll(START_SECONDS) and self._said(1) == PIXELS
         if self._killed:
             self.close()
             raise CostError(f"the photo {SAID['ended']}", "ended")
-        if not (self._link.poll(START_SECONDS) and self._said(1) == PIXELS):
+        if not begun:
             self.close()
             raise DataError(f"{sys.executable} cannot be started to decode photos: look at the limits of memory and processes")
 

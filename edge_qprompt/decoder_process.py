@@ -20,8 +20,8 @@ from PIL import AvifImagePlugin, GifImagePlugin, JpegImagePlugin, PngImagePlugin
 from edge_qprompt.decoder import MEMORY, MOST_ERROR_BYTES, PIXELS, REFUSED, Job, job_views
 from edge_qprompt.errors import PhotoError
 
-MEMORY_BYTES = 96 << 20  # beside twice the file itself and what its pixels take
-MEMORY_BYTES_A_PIXEL = 24  # JPEG 2000, the worst, takes 20
+MEMORY_BYTES = 64 << 20  # beside twice the file itself and what its pixels take
+MEMORY_BYTES_A_PIXEL = 20  # what WebP and JPEG 2000, the worst, take
 CPU_SECONDS = 2  # the kernel counts whole ones, so up to one more
 CPU_SECONDS_A_MEGAPIXEL = 1.0  # fifty times what a JPEG takes on a laptop, five times JPEG 2000
 FEW_FILES = 32  # open ones: Python's own, Pillow's modules while they load

@@ -32,8 +32,18 @@ HEIF = ("HEIF",) if importlib.util.find_spec("pillow_heif") else ()  # the extra
 COMMON = ("JPEG", "PNG", "WEBP", "GIF", *AVIF, *HEIF)  # what cameras, phones and browsers send
 FORMATS = (*COMMON, "BMP", "TIFF", "PPM", "JPEG2000")  # not EPS, which Pillow hands to Ghostscript
 HEIC_BRANDS = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"mif1")  # of an ISO media file, ISO/IEC 23008-12
-HEADS = (b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", b"RIFF", b"GIF8")  # of COMMON, but for those of ISO media files
+JPEG_HEAD, PNG_HEAD = b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n"
+OTHER_HEADS = {
+    b"BM": "BMP",
+    b"II*\0": "TIFF",
+    b"MM\0*": "TIFF",
+    b"\0\0\0\x0cjP": "JPEG2000",
+    b"\xff\x4f\xff\x51": "JPEG2000",
+    b"%PDF": "PDF",
+    b"<svg": "SVG",
+} | {b"P%d" % kind: "PPM" for kind in range(1, 7)}
 MAX_CHUNKS = 10_000  # of a PNG: each takes Pillow as long as thousands of pixels; a photo of 50 MB has 6,000
+MAX_SEGMENTS = 1000  # of a JPEG, before its first scan: a photo with a large ICC profile and EXIF has dozens
 MIN_SIDE = 2
 MAX_ASPECT = 16
 MAX_SCANS = 64  # of a JPEG; encoders write a dozen at most, and each takes as long as the whole photo, in 45 bytes
@@ -80,9 +90,11 @@ def is_common(data: bytes) -> bool:
 
     What is not may cost far more than its size tells (`decoder`).
     """
-    if data.startswith(HEADS[1]):
+    if data.startswith(PNG_HEAD):
         return _chunks(data) <= MAX_CHUNKS
-    return data.startswith(HEADS) or data[4:8] == b"ftyp"
+    if data.startswith(JPEG_HEAD):
+        return _segments(data) <= MAX_SEGMENTS
+    return data.startswith((b"RIFF", b"GIF8")) or data[4:8] == b"ftyp"
 
 
 def decode_photo(
@@ -138,6 +150,8 @@ def _unknown(data: bytes, formats: tuple[str, ...]) -> str:
         return "is text in base64, not the file itself: send its bytes (curl --data-binary @photo.jpg)"
     if head.startswith(b"\x1f\x8b"):
         return "is compressed by gzip: send the file as it is"
+    if (kind := next((kind for start, kind in OTHER_HEADS.items() if head.startswith(start)), None)) and kind not in formats:
+        return f"is a {kind}, which is not taken here ({', '.join(formats)} are): convert it to JPEG"
     return f"is not an image that can be decoded ({', '.join(formats)}), or is damaged: convert it to JPEG"
 
 
@@ -194,11 +208,20 @@ def _scans(data: bytes) -> int:
 
 def _chunks(data: bytes) -> int:
     """Chunks of a PNG, or a few more than MAX_CHUNKS."""
-    at, chunks = len(HEADS[1]), 0
+    at, chunks = len(PNG_HEAD), 0
     while chunks <= MAX_CHUNKS and at < len(data):
         at += 12 + int.from_bytes(data[at : at + 4], "big")  # length, kind and CRC are 12 bytes
         chunks += 1
     return chunks
+
+
+def _segments(data: bytes) -> int:
+    """Segments of a JPEG before its first scan, or a few more than MAX_SEGMENTS; bytes that fill are counted too."""
+    at, segments = 2, 0
+    while segments <= MAX_SEGMENTS and data[at : at + 1] == b"\xff" and data[at : at + 2] != START_OF_SCAN:
+        at += 1 if data[at + 1 : at + 2] == b"\xff" else 2 + int.from_bytes(data[at + 2 : at + 4], "big")
+        segments += 1
+    return segments
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:

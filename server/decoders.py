@@ -1,9 +1,9 @@
 """Processes that decode photos, and who gets one when.
 
 Every photo begins in one of a few quick places, as many as there are cores. One that is not done after QUICK_SECONDS gives
-its place to the next photo and goes on in a slow one, behind all other work. Where the slow places are full too, the photo
-that has been there longest, of the client that has most of them, is ended. So whoever sends files that are hours of work takes
-them from nobody but himself: the next photo begins within QUICK_SECONDS.
+its place to the next photo that waits for one, and goes on in a slow place, behind all other work. Where those are full too,
+the photo that has been there longest, of the client that has most of them, is ended. So whoever sends files that are hours of
+work takes them from nobody but himself: the next photo begins within QUICK_SECONDS, and while nobody waits, nothing is ended.
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ from server.problem import Problem
 from server.turns import Turns
 
 QUICK_SECONDS = 0.4  # a phone's photo takes half of it on a laptop
+LOOK_SECONDS = 0.05  # how often a photo that is past them looks whether somebody waits
 CHECK_SECONDS = 5.0
 CHECKER = "readyz"  # a client of its own
 REASONS = ("memory", "cpu", "crash", "ended", "waited", "deadline", "evicted", "left")  # why a photo was given up
@@ -61,13 +62,14 @@ class DecoderPool:
     """See the module; belongs to one event loop.
 
     Args:
-        places: for photos that have just begun, and as many for those that take long.
+        places: for photos that have just begun; half as many, and one at least, are for those that take long.
         seconds: for one photo, from when it is asked for.
         abandoned: told one of REASONS each time that a photo is given up.
     """
 
     def __init__(self, places: int, seconds: float, abandoned: Abandoned) -> None:
-        self._places, self._seconds, self._abandoned = places, seconds, abandoned
+        self._places, self._slow_places = places, max(1, places // 2)
+        self._seconds, self._abandoned = seconds, abandoned
         self._turns = Turns(places)
         self._runs: set[_Run] = set()
         self._idle = [Decoder() for _ in range(places)]
@@ -136,7 +138,7 @@ class DecoderPool:
         self._runs.add(run)
         work = loop.run_in_executor(self._threads, run.decoder.views, data, job)
         work.add_done_callback(lambda ended: self._done(run, ended))
-        timer = loop.call_later(QUICK_SECONDS, self._slow_down, run)
+        loop.call_later(QUICK_SECONDS, self._look, run)
         try:
             return await asyncio.shield(work)
         except CostError as error:
@@ -149,8 +151,6 @@ class DecoderPool:
         except asyncio.CancelledError:  # its time is up, or its client has left
             run.end()
             raise
-        finally:
-            timer.cancel()
 
     def _done(self, run: _Run, ended: asyncio.Future[Bytes]) -> None:
         """A photo's decoder has nothing to do any more."""
@@ -167,14 +167,23 @@ class DecoderPool:
         if not run.slow:
             self._turns.give(run.client)
 
+    def _look(self, run: _Run) -> None:
+        """A photo takes long: does somebody wait for its place?"""
+        if run not in self._runs or self._closed:
+            return
+        self._spares = 1
+        self._refill()
+        if self._turns.waiting:
+            self._slow_down(run)
+        else:
+            asyncio.get_running_loop().call_later(LOOK_SECONDS, self._look, run)
+
     def _slow_down(self, run: _Run) -> None:
         """Let the next photo have this one's place."""
-        if run not in self._runs:
-            return
         slow = [each for each in self._runs if each.slow and not each.ended]
-        if len(slow) >= self._places:
+        if len(slow) >= self._slow_places:
             _evict(slow)
-        run.slow, self._spares = True, 1
+        run.slow = True
         run.decoder.nice()
         self._refill()
         self._turns.give(run.client)

@@ -21,6 +21,11 @@ class Turns:
         self._held: Counter[str] = Counter()
         self._waiting: list[tuple[str, asyncio.Future[None]]] = []
 
+    @property
+    def waiting(self) -> int:
+        """How many wait for a place."""
+        return len(self._waiting)
+
     async def take(self, client: str) -> None:
         """Wait for a place, and hold it until `give`."""
         turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
