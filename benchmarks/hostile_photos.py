@@ -54,9 +54,9 @@ def segment(marker: int, data: bytes) -> bytes:
     return struct.pack(">BBH", 0xFF, marker, len(data) + 2) + data
 
 
-def many_scans(scans: int) -> bytes:
+def many_scans(scans: int, side: int = SIDE) -> bytes:
     """A progressive JPEG whose last scan comes again and again: 45 bytes each, and each the work of a whole photo."""
-    data = saved("JPEG", (SIDE, SIDE), "L", progressive=True)
+    data = saved("JPEG", (side, side), "L", progressive=True)
     last, end = data.rindex(b"\xff\xda"), data.rindex(b"\xff\xd9")
     return data[:last] + data[last:end] * scans + data[end:]
 

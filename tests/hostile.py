@@ -38,9 +38,9 @@ NAMES = (
 )
 
 
-def talk(port: int, pieces: Iterable[bytes], *, pause: float = 0.0, wait: float = 20.0) -> bytes:
+def talk(port: int, pieces: Iterable[bytes], *, pause: float = 0.0, wait: float = 20.0, source: str = "127.0.0.1") -> bytes:
     """Send pieces as long as the server listens; all that it answers until it hangs up."""
-    with socket.create_connection(("127.0.0.1", port), timeout=wait) as link:
+    with socket.create_connection(("127.0.0.1", port), wait, (source, 0)) as link:
         try:
             for piece in pieces:
                 link.sendall(piece)

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import httpx
 import pytest
 from servers import LiveServer, token
-from targets import CACHE_MB, MEGAPIXELS, OPTIONS, Target, clothes
+from targets import BODY_MB, CACHE_MB, MEGAPIXELS, OPTIONS, Target, clothes
 
 from edge_qprompt import Backbone
 from server.settings import Limits
@@ -21,10 +21,11 @@ def attacked(tmp_path_factory: pytest.TempPathFactory, nano: Backbone) -> Iterat
     secret = token(folder / "store", "read", "classify", "publish", "promote")
     start = server.memory_mb()
     limits = Limits()
-    most = start + 4 * 67 + (os.cpu_count() or 1) * 24 * MEGAPIXELS + 6 * 1.05 * CACHE_MB + 0.4 * limits.connections + 67
-    most += 10 * limits.batch * (os.cpu_count() or 1) + 0.6 * limits.pending_images
+    most = start + 4 * 67 + 6 * 1.05 * CACHE_MB + 0.4 * limits.connections + 67
+    most += 10 * limits.batch * (os.cpu_count() or 1) + 0.15 * limits.pending_images
+    decoder = 40 + 67 + 2 * 1.05 * BODY_MB + 20 * MEGAPIXELS
     client = httpx.Client(base_url=server.url, headers={"Authorization": f"Bearer {secret}"}, timeout=60)
-    found = Target(server, secret, most, client)
+    found = Target(server, secret, most, decoder, client)
     assert found.honest("POST", "/v1/tasks/clothes/versions", content=clothes(nano).encode()).status_code == 201
     assert found.honest("PUT", "/v1/tasks/clothes/channels/stable", json={"version": 1}).status_code == 200
     yield found

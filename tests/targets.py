@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass
+from pathlib import Path
 
 import httpx
 from hostile import PHOTO, statuses, talk
+from hostile_load import descendants
 from servers import LiveServer
 
 from edge_qprompt import Backbone, Pack
@@ -28,12 +31,14 @@ class Target:
     """The server under attack.
 
     Attributes:
-        most_mb: that its limits allow it, by the formula of docs/operate.md.
+        most_mb: that its limits allow it without its decoders, by the formula of docs/operate.md.
+        decoder_mb: that a decoder may have.
     """
 
     server: LiveServer
     token: str
     most_mb: float
+    decoder_mb: float
     client: httpx.Client
 
     @property
@@ -63,3 +68,13 @@ class Target:
         log = self.server.log.read_text()
         assert "Traceback" not in log, log[log.index("Traceback") - 500 :][:5000]
         assert self.server.memory_mb("VmHWM") < self.most_mb
+        decoders = descendants(self.server.process.pid)[1:]
+        assert decoders
+        assert max(peak_mb(pid) for pid in decoders) < self.decoder_mb
+
+
+def peak_mb(pid: int) -> float:
+    """Most memory that a process ever had, in 10^6 bytes; 0 where it is gone."""
+    with suppress(OSError, IndexError):
+        return int(Path(f"/proc/{pid}/status").read_text().split("VmHWM:")[1].split()[0]) * 1024 / 1e6
+    return 0.0

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import socket
 import time
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 
 import hostile
 from hostile import CLOSE, HOST, PHOTO, classify, quoted, request, statuses, talk
+from hostile_photos import jpeg_with, segment
 from targets import BODY_MB, Target, clothes
 
 from edge_qprompt import Backbone
@@ -16,6 +18,8 @@ from server import protocol
 pytest_plugins = ("target_fixtures",)
 
 IDLE = 1200  # connections, more than the 1,000 that a server takes
+NEIGHBOURS = [f"127.0.0.{number}" for number in range(10, 16)]  # addresses of clients; all of 127/8 is this machine
+SLOW = jpeg_with(segment(0xE5, b"") * 950_000)  # a second and more of decoding
 
 
 def test_endless_and_slow_senders(target: Target) -> None:
@@ -53,18 +57,79 @@ def test_endless_and_slow_senders(target: Target) -> None:
     assert [408] in found
 
 
-def test_more_bodies_than_memory_is_given_to(target: Target) -> None:
+def test_more_bodies_than_one_client_is_given(target: Target) -> None:
     head = b"POST /v1/classify HTTP/1.1\r\n" + HOST + CLOSE + b"Content-Length: %d\r\n\r\n" % (BODY_MB << 20)
     body = [head, bytes((BODY_MB << 20) - 1)]  # one byte short
     with ThreadPoolExecutor(40) as pool:
         found = [statuses(each) for each in pool.map(lambda _: talk(target.server.port, body), range(40))]
-    assert {status for each in found for status in each} == {408, 503}
+    assert {status for each in found for status in each} == {408, 429}
     assert target.send([classify(bytes(3 << 20))]) == [422]  # there is room again
+
+
+def test_bodies_that_one_client_holds_are_not_at_the_cost_of_others(target: Target) -> None:
+    head = b"POST /v1/classify HTTP/1.1\r\n" + HOST + CLOSE + b"Content-Length: %d\r\n\r\n" % (BODY_MB << 20)
+    body = [head, bytes((BODY_MB << 20) - 1)]
+    with ThreadPoolExecutor(40) as pool:
+        held = [pool.submit(talk, target.server.port, body, source=NEIGHBOURS[0]) for _ in range(40)]
+        time.sleep(1)  # all that find room have sent what they send, and wait with the last byte
+        for _ in range(3):
+            assert target.send([classify(PHOTO.read_bytes())]) == [200]
+            assert target.honest("PUT", "/v1/tasks/clothes/channels/slow", json={"version": 1}).status_code == 200
+        assert not all(each.done() for each in held)
+        assert {status for each in held for status in statuses(each.result())} == {408, 429}
+
+
+def test_a_client_has_its_share_of_connections(target: Target) -> None:
+    address = ("127.0.0.1", target.server.port)
+    links = [socket.create_connection(address, 30, (NEIGHBOURS[0], 0)) for _ in range(IDLE)]
+    try:
+        time.sleep(1)
+        assert sum(b"HTTP/1.1 429" in received_now(link) for link in links) == IDLE - 250
+        assert target.send([request("GET", "/v1/tasks"), classify(PHOTO.read_bytes())]) == [200, 200]
+        received = talk(target.server.port, [request("GET", "/v1/tasks")], source=NEIGHBOURS[0])
+        assert b"HTTP/1.1 429" in received
+        assert b"Retry-After: 5" in received
+        assert b"application/problem+json" in received
+    finally:
+        for link in links:
+            link.close()
+
+
+def received_now(link: socket.socket) -> bytes:
+    """What has come already."""
+    link.setblocking(False)
+    try:
+        return link.recv(4096)
+    except BlockingIOError:
+        return b""
+
+
+def test_a_client_that_leaves_gives_its_place_back(target: Target) -> None:
+    """It would be decoded for seconds; the place is free as soon as the connection is gone."""
+    before = metric(target, 'edge_qprompt_decodes_abandoned_total{reason="left"}')
+    with socket.create_connection(("127.0.0.1", target.server.port), 30) as link:
+        link.sendall(classify(SLOW))
+        until(lambda: metric(target, "edge_qprompt_waiting_photos") == 1)
+    until(lambda: metric(target, "edge_qprompt_waiting_photos") == 0, seconds=1.5)
+    assert metric(target, 'edge_qprompt_decodes_abandoned_total{reason="left"}') == before + 1
+    assert '"status": 499' in target.server.log.read_text()
+
+
+def metric(target: Target, name: str) -> float:
+    lines = target.honest("GET", "/metrics").text.splitlines()
+    return next((float(line.rpartition(" ")[2]) for line in lines if line.startswith(name + " ")), 0.0)
+
+
+def until(condition: Callable[[], bool], seconds: float = 10.0) -> None:
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end
+        time.sleep(0.02)
 
 
 def test_many_idle_connections(target: Target) -> None:
     address = ("127.0.0.1", target.server.port)
-    links = [socket.create_connection(address, timeout=30) for _ in range(IDLE)]
+    links = [socket.create_connection(address, 30, (NEIGHBOURS[i % len(NEIGHBOURS)], 0)) for i in range(IDLE)]
     try:
         for link in links[::3]:
             link.sendall(b"GET /")
