@@ -28,6 +28,7 @@ POSTGRES = {  # by the beginning of the SQLSTATE, or what stands in its place
     "25006": "read_only",
     "55P03": "busy",  # lock_timeout
     "57014": "busy",  # statement_timeout
+    "25P03": "away",  # idle_in_transaction_session_timeout
     "53": "away",
     "57": "away",
     "08": "away",

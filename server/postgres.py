@@ -15,7 +15,11 @@ from sqlalchemy import URL, Engine, NullPool, create_engine, event
 
 PLACE_SECONDS = 2  # for one of the kept connections
 CONNECT_SECONDS = 2  # the least that libpq takes
-STATEMENT_MS = 3500
+LIMITS_MS = {  # of the server itself
+    "statement_timeout": 3500,
+    "lock_timeout": 3500,
+    "idle_in_transaction_session_timeout": 10_000,  # so that a process which is stopped keeps no lock
+}
 ANSWER_SECONDS = 4.0
 
 
@@ -74,8 +78,8 @@ def engine(url: URL, *, patient: bool) -> Engine:
     @event.listens_for(made, "connect")
     def limit(connection: psycopg.Connection[Any], _: Any) -> None:
         before, connection.autocommit = connection.autocommit, True
-        for what in ("statement_timeout", "lock_timeout", "idle_in_transaction_session_timeout"):
-            connection.execute(f"SET {what} = {STATEMENT_MS}")
+        for what, most in LIMITS_MS.items():
+            connection.execute(f"SET {what} = {most}")
         connection.autocommit = before
 
     return made
