@@ -176,6 +176,9 @@ class Database:
         if self._file is not None:
             self._file.remember()
             self._watcher = sqlite3.connect(str(self._file.path), timeout=0, check_same_thread=False)
+            self._watcher.execute(
+                "PRAGMA data_version"
+            ).fetchone()  # from now on another connection is never the last: that writes all back
 
 
 def _folder(store: str, new: bool) -> Path:
