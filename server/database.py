@@ -24,7 +24,7 @@ from sqlalchemy import Connection, Engine, delete, insert, inspect, literal, mak
 from sqlalchemy.exc import ArgumentError, DBAPIError
 
 from edge_qprompt.errors import MissingExtraError, StoreError
-from server.failures import AWAY, FAULTS, Failures, NoAnswerError, cause_of
+from server.failures import AWAY, FAULTS, Failures, NoAnswerError, cause_of, kind_of
 from server.schema import health, metadata
 from server.sqlite import MIGRATION_SECONDS, SqliteFile
 
@@ -160,8 +160,15 @@ class Database:
 
     @contextmanager
     def _transaction(self, engine: Engine, options: dict[str, str]) -> Iterator[Connection]:
-        with self._noted(), engine.connect().execution_options(**options) as connection, connection.begin():
-            yield connection
+        committing = False
+        try:
+            with self._noted(), engine.connect().execution_options(**options) as connection, connection.begin():
+                yield connection
+                committing = True
+        except AWAY as error:
+            if committing and options is WRITE and kind_of(error) == "away":
+                raise NoAnswerError("the database went away while it committed: it may have, or not") from error
+            raise
 
     @contextmanager
     def _noted(self) -> Iterator[None]:

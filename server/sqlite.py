@@ -12,7 +12,7 @@ from sqlalchemy import Connection, Engine, NullPool, create_engine, event
 from sqlalchemy.exc import DatabaseError, OperationalError
 
 BUSY_SECONDS = 5
-MIGRATION_SECONDS = 60  # that a process waits for another one which brings the schema up to date
+MIGRATION_SECONDS = 30  # that a process waits for another one which brings the schema up to date
 MAGIC = b"SQLite format 3\0"
 SPARE_BYTES = 4 << 20  # the log beside the file grows to 1,000 pages of 4 KiB before it is written back
 

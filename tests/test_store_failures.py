@@ -16,8 +16,9 @@ from pathlib import Path
 import httpx
 import pytest
 from apis import Api, start
+from conftest import Command, fails
 from servers import LiveServer, Postgres, postgres, token
-from sqlalchemy import text
+from sqlalchemy import Connection, event, text
 from sqlalchemy.exc import OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 from structlog.testing import capture_logs
@@ -136,7 +137,7 @@ def fill(folder: Path) -> Path:
     return folder / "filler"
 
 
-def test_a_full_disk(small_disk: Path, packs: list[Pack]) -> None:
+def test_a_full_disk(small_disk: Path, packs: list[Pack], edge_qprompt_command: Command) -> None:
     for api in start(small_disk):
         api.publish("one", packs[0])
         assert reason(api) == ""
@@ -148,6 +149,8 @@ def test_a_full_disk(small_disk: Path, packs: list[Pack]) -> None:
         (line,) = [line for line in lines if line["event"] == "the database failed"]
         assert (line["kind"], "full" in line["cause"], line["kept_back"]) == ("full", True, 0)
         assert api.call("GET", "/v1/tasks/one").status_code == 200  # reading goes on
+        create = ("token", "create", "--store", small_disk, "--scope", "read")
+        fails(edge_qprompt_command(*create), f"the store {small_disk} failed (database or disk is full)", "try again")
         filler.unlink()
         assert reason(api) == ""
         assert api.call("GET", "/v1/tasks/two").status_code == 404
@@ -222,6 +225,20 @@ def test_calls_that_hang_end_in_time_and_hold_few_threads(running: Api, monkeypa
     assert {answer.status_code for answer in answers} == {503}
     assert "look whether anything was changed" in answers[0].json()["detail"]  # nobody knows
     assert errors(running, "slow") == 40
+
+
+def test_a_connection_lost_while_it_commits_promises_nothing(running: Api, packs: list[Pack]) -> None:
+    database = running.client.app.state.server.database  # type: ignore[attr-defined]
+
+    def lose(connection: Connection) -> None:
+        if connection.get_execution_options()["begin"] == "BEGIN IMMEDIATE":  # not the look-up of the token
+            raise OperationalError("COMMIT", {}, Answer(None))
+
+    event.listen(database.engine, "commit", lose)
+    answer = running.call("POST", "/v1/tasks/two/versions", "publish", content=packs[1].encode())
+    assert (answer.status_code, "look whether anything was changed" in answer.json()["detail"]) == (503, True)
+    event.remove(database.engine, "commit", lose)
+    assert running.publish("two", packs[1])["version"] == 1
 
 
 # --- what is said about it

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from edge_qprompt.errors import MissingExtraError
+from edge_qprompt.errors import MissingExtraError, StoreError
 
 if TYPE_CHECKING:
     from server.tokens import Tokens
@@ -73,12 +73,15 @@ def revoke(store: str, which: str) -> None:
 def _tokens(store: str, *, new: bool = False) -> Iterator[Tokens]:
     try:
         from server.database import Database
+        from server.failures import AWAY, cause_of
         from server.tokens import Tokens
     except ModuleNotFoundError as error:
         raise MissingExtraError(error.name or "the server", "server") from error
     database = Database(store, new=new)
     try:
         yield Tokens(database)
+    except AWAY as error:
+        raise StoreError(f"the store {store} failed ({cause_of(error)}): look at `token list`, and try again") from error
     finally:
         database.close()
 
