@@ -66,7 +66,7 @@ class Database:
         except CommandError as error:
             self.close()
             raise StoreError(f"{store} was written by a newer version ({error}): upgrade edge-qprompt") from error
-        except (DBAPIError, OSError) as error:
+        except (DBAPIError, sqlite3.Error, OSError) as error:
             self.close()
             raise StoreError(
                 f"cannot open the store {store} ({cause_of(error)}): check the path or URL, and its permissions"
