@@ -2,44 +2,90 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Awaitable, Callable
 from typing import Annotated
 
 from fastapi import Depends, Request
-from starlette.concurrency import run_in_threadpool
 
+from edge_qprompt.statement import NAME
+from server.observed import METHODS, WHO
 from server.problem import Problem
-from server.state import state_of
-from server.tokens import Holder, Scope
+from server.state import State, state_of
+from server.tokens import Holder, Refusal, Refused, Scope
 
 ANONYMOUS = "anonymous"
 CHALLENGE = {"WWW-Authenticate": 'Bearer realm="edge-qprompt"'}
 
 
 def needs(scope: Scope) -> Callable[[Request], Awaitable[Holder]]:
-    """A dependency that lets only those in who have a scope.
+    """A dependency that lets only those in who have a scope, and whose token is for the task in the path.
 
-    A token that is sent is checked even where none is needed: a wrong one is better known than ignored.
+    A token that is sent is checked even where none is needed: a wrong one is better known than ignored. Where none is
+    needed, it is no worse than none: the holder is for all tasks then.
     """
 
     async def check(request: Request) -> Holder:
         state = state_of(request)
         header = request.headers.get("authorization")
-        open_to_all = {Scope.READ: state.settings.anonymous_read, Scope.CLASSIFY: state.settings.anonymous_classify}
-        anyone = open_to_all.get(scope, False)
+        anyone = _anyone(state, scope)
         if header is None:
             if anyone:
                 return Holder(ANONYMOUS, frozenset())
             raise Problem(401, f"this needs a token with the scope {scope}: send Authorization: Bearer", headers=CHALLENGE)
-        kind, _, token = header.partition(" ")
-        holder = await run_in_threadpool(state.tokens.holder, token.strip()) if kind.lower() == "bearer" else None
-        if holder is None:
-            raise Problem(401, "this token is unknown, revoked or expired: ask for a new one", headers=CHALLENGE)
-        if not anyone and scope not in holder.scopes:
+        holder = await _holder(request, header)
+        request.scope[WHO] = holder.name
+        if anyone:
+            return dataclasses.replace(holder, tasks=())
+        if scope not in holder.scopes:
+            await _note(request, Refusal.SCOPE, holder.name)
             raise Problem(403, f"this token lacks the scope {scope}: `edge-qprompt token create --scope {scope}` makes one")
+        if (task := request.path_params.get("task")) is not None:
+            await only_for(request, holder, [task])
         return holder
 
     return check
+
+
+async def only_for(request: Request, holder: Holder, tasks: list[str]) -> None:
+    """Raise a Problem (403) where a token is not for all of these tasks."""
+    for task in tasks:
+        if not holder.may(task):
+            await _note(request, Refusal.TASK, holder.name)
+            mine = ", ".join(holder.tasks)
+            raise Problem(403, f"this token is for the tasks {mine}: `edge-qprompt token create --task` makes one for another")
+
+
+async def for_all_tasks(request: Request, holder: Holder, what: str) -> None:
+    """Raise a Problem (403) where a token is for some tasks alone, since the answer is of all of them."""
+    if holder.tasks:
+        await _note(request, Refusal.TASK, holder.name)
+        raise Problem(403, f"{what}, and this token is for the tasks {', '.join(holder.tasks)}: ask with a token for all")
+
+
+def _anyone(state: State, scope: Scope) -> bool:
+    open_to_all = {Scope.READ: state.settings.anonymous_read, Scope.CLASSIFY: state.settings.anonymous_classify}
+    return open_to_all.get(scope, False)
+
+
+async def _holder(request: Request, header: str) -> Holder:
+    kind, _, token = header.partition(" ")
+    state = state_of(request)
+    found: Holder | Refused = Refused(Refusal.MALFORMED)
+    if kind.lower() == "bearer":
+        found = await state.database.run(state.tokens.find, token.strip())
+    if isinstance(found, Holder):
+        return found
+    await _note(request, found.why, found.name)
+    raise Problem(401, "this token is unknown, revoked or expired: ask for a new one", headers=CHALLENGE)
+
+
+async def _note(request: Request, why: Refusal, name: str | None) -> None:
+    route = getattr(request.scope.get("route"), "path", "other")
+    method = request.method if request.method in METHODS else "other"
+    task = request.path_params.get("task", "")
+    known = task if NAME.fullmatch(task) else None
+    await state_of(request).refusals.note(why, f"{method} {route}", name, known)
 
 
 Reader = Annotated[Holder, Depends(needs(Scope.READ))]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import os
-import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
@@ -13,14 +12,15 @@ from typing import Any
 from fastapi import FastAPI
 from fastapi.staticfiles import StaticFiles
 from starlette.responses import FileResponse, Response
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from edge_qprompt import __version__
 from edge_qprompt.backbone import Backbone
 from server import problem
 from server.database import Database
-from server.log import access_log, set_up
+from server.failures import Failures
+from server.log import set_up
 from server.metrics import Metrics
+from server.observed import Observed
 from server.routes import classify, operations, packs, tasks
 from server.settings import ServerSettings
 from server.state import State
@@ -31,14 +31,11 @@ POLICY = (
     "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' blob: data:; connect-src 'self'; "
     "form-action 'none'; base-uri 'none'; frame-ancestors 'none'"
 )
-NO_SNIFFING = (b"x-content-type-options", b"nosniff")
-METHODS = frozenset(("DELETE", "GET", "HEAD", "OPTIONS", "PATCH", "POST", "PUT"))  # anyone can invent more
 PAGE_HEADERS = {
     "Content-Security-Policy": POLICY,
     "Referrer-Policy": "no-referrer",
     "Cache-Control": "no-cache",  # with its ETag, so that what has not changed is not sent again
 }
-QUIET = ("/healthz", "/readyz", "/metrics")  # asked every few seconds
 
 
 def create_app(settings: ServerSettings) -> FastAPI:
@@ -48,9 +45,10 @@ def create_app(settings: ServerSettings) -> FastAPI:
         StoreError: the database cannot be opened.
         BackboneError: there is no such backbone.
     """
-    database = Database(settings.store)
-    backbone = Backbone.open(settings.backbone, settings.precision, settings.threads, settings.providers)
     metrics = Metrics()
+    database = Database(settings.store, Failures(lambda kind: metrics.database_errors.labels(kind).inc()))
+    backbone = Backbone.open(settings.backbone, settings.precision, settings.threads, settings.providers)
+    metrics.built(backbone.manifest.name)
 
     @asynccontextmanager
     async def life(app: FastAPI) -> AsyncIterator[None]:
@@ -95,36 +93,3 @@ def from_environment() -> FastAPI:
     """The app of a worker process that `serve` has started."""
     set_up()
     return create_app(ServerSettings.from_json(os.environ[SETTINGS_VARIABLE]))
-
-
-class Observed:
-    """Counts, times and logs each request, and sets the header that every answer has."""
-
-    def __init__(self, app: ASGIApp, metrics: Metrics) -> None:
-        self._app, self._metrics, self._log = app, metrics, access_log()
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """One request."""
-        if scope["type"] != "http":
-            await self._app(scope, receive, send)
-            return
-        start, status = time.perf_counter(), 500
-        path = scope["path"].removeprefix(scope.get("root_path", ""))
-
-        async def seen(message: Message) -> None:
-            nonlocal status
-            if message["type"] == "http.response.start":
-                status = message["status"]
-                message["headers"] = [*message.get("headers", ()), NO_SNIFFING]
-            await send(message)
-
-        try:
-            await self._app(scope, receive, seen)
-        finally:
-            seconds = time.perf_counter() - start
-            route = getattr(scope.get("route"), "path", "other")  # the pattern, so that labels stay few
-            method = scope["method"] if scope["method"] in METHODS else "other"
-            self._metrics.answered(method, route, status, seconds)
-            if path not in QUIET:
-                facts = {"method": scope["method"], "path": path, "status": status, "ms": round(1000 * seconds, 1)}
-                self._log.info("request", **facts)

@@ -18,6 +18,7 @@ from edge_qprompt.errors import ConflictError, FingerprintError, NotFoundError, 
 from edge_qprompt.pack import Method, Pack, Role
 from edge_qprompt.statement import Envelope, Statement
 from server.database import Database
+from server.patterns import like
 from server.rows import accuracy_of, by_task, stamp, summary, version, version_rows
 from server.schema import audit, channels, packs, tasks, versions
 
@@ -113,6 +114,7 @@ class Catalogue:
             facts |= {"pack_id": row.id, "size": row.size, "backbone": row.backbone}
             text = _unsigned(facts) if envelope is None else _checked(envelope, facts)
             values = {"version": version, "serial": serial, "signed": envelope is not None, "envelope": text, "moved": _now()}
+            values["expires"] = None if envelope is None else envelope.statement.expires
             if serial == 1:
                 db.execute(insert(channels).values(task_id=task_id, name=channel, **values))
             else:
@@ -121,10 +123,11 @@ class Catalogue:
             note(db, actor, "promote", task, f"{channel} to version {version}, serial {serial}, {signed}")
             return ChannelState(task, channel, version, serial, envelope is not None)
 
-    def tasks(self, limit: int, after: str) -> list[dict[str, Any]]:
-        """Summaries of tasks by name, from the first after `after` on."""
+    def tasks(self, limit: int, after: str, only: Sequence[str] = ()) -> list[dict[str, Any]]:
+        """Summaries of tasks by name, from the first after `after` on; of those alone that match one of the patterns `only`."""
         with self.database.read() as db:
             page = select(tasks.c.id, tasks.c.name).where(tasks.c.name > after).order_by(tasks.c.name).limit(limit)
+            page = page.where(like(only, tasks.c.name)) if only else page
             names = {row.id: row.name for row in db.execute(page)}
             counts = by_task(db, select(versions.c.task_id, func.count().label("n")).group_by(versions.c.task_id), names)
             newest = by_task(

@@ -25,6 +25,7 @@ def access_log() -> Any:
 def set_up() -> None:
     """Send everything through structlog."""
     shared: list[Any] = [
+        structlog.contextvars.merge_contextvars,  # the request's id
         structlog.stdlib.add_log_level,
         structlog.stdlib.add_logger_name,
         structlog.processors.TimeStamper(fmt="iso", utc=True),

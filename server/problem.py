@@ -8,10 +8,9 @@ from typing import Any
 import structlog
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
-from sqlalchemy.exc import InterfaceError, OperationalError
-from sqlalchemy.exc import TimeoutError as PoolTimeout
 from starlette.exceptions import HTTPException
 from starlette.responses import JSONResponse, Response
+from starlette.types import Receive, Scope, Send
 
 from edge_qprompt.errors import (
     ConflictError,
@@ -23,12 +22,24 @@ from edge_qprompt.errors import (
     PromptError,
     SignatureError,
 )
+from server import request_id
+from server.failures import AWAY, FAULTS, kind_of
 
 MEDIA_TYPE = "application/problem+json"
 AWAY_SECONDS = 5
 LEFT = 499  # nginx's number for a client that closed the connection
 log = structlog.get_logger("edge_qprompt.server")
 FAILED = "the server failed at this: its log says more"
+GONE = "the database does not answer: nothing was changed, try again in a moment"
+FULL = "the server's disk is full: nothing was changed; whoever runs the server has to free some space"
+BROKEN = "the database cannot be used: nothing was changed; whoever runs the server finds the cause in its log"
+UNUSABLE = {
+    "slow": "the database does not answer in time: look whether anything was changed before you try again",
+    "damaged": BROKEN,
+    "io": BROKEN,
+    "moved": BROKEN,
+    "read_only": BROKEN,
+}
 STATUS: dict[type[EdgeQPromptError], int] = {
     NotFoundError: 404,
     ConflictError: 409,
@@ -60,8 +71,27 @@ class ClientLeft(Exception):  # noqa: N818  no error of anybody's
 
 def response(status: int, detail: str, headers: dict[str, str] | None = None) -> JSONResponse:
     """The answer."""
-    body = {"type": "about:blank", "title": HTTPStatus(status).phrase, "status": status, "detail": detail}
+    body: dict[str, Any] = {"type": "about:blank", "title": HTTPStatus(status).phrase, "status": status, "detail": detail}
+    if (called := request_id.current()) is not None:
+        body[request_id.FIELD] = called
     return JSONResponse(body, status, headers, MEDIA_TYPE)
+
+
+class Refusal:
+    """One and the same answer to every request, as an app of its own, for what is refused before the real one sees it.
+
+    Args:
+        status, detail, headers: as of `response`.
+    """
+
+    def __init__(self, status: int, detail: str, headers: dict[str, str]) -> None:
+        self._status, self._detail, self._headers = status, detail, headers
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer."""
+        called = request_id.of(scope["headers"])
+        request_id.begin(called)
+        await response(self._status, self._detail, {**self._headers, request_id.HEADER: called})(scope, receive, send)
 
 
 def add_handlers(app: FastAPI) -> None:
@@ -71,8 +101,10 @@ def add_handlers(app: FastAPI) -> None:
     app.add_exception_handler(EdgeQPromptError, _refused)
     app.add_exception_handler(ClientLeft, _left)
     app.add_exception_handler(Exception, _failed)
-    for away in (OperationalError, InterfaceError, PoolTimeout):
+    for away in AWAY:
         app.add_exception_handler(away, _away)
+    for fault in FAULTS:  # they are DatabaseErrors too, which the database would not be to blame for
+        app.add_exception_handler(fault, _refused)
 
 
 async def _http(request: Request, error: Exception) -> JSONResponse:
@@ -110,12 +142,17 @@ async def _left(request: Request, error: Exception) -> Response:
 
 
 async def _failed(request: Request, error: Exception) -> JSONResponse:
-    return response(500, FAILED)
+    # outside of what sets the headers of every answer
+    called = {request_id.HEADER: request_id.current() or "", "X-Content-Type-Options": "nosniff"}
+    return response(500, FAILED, called)
 
 
 async def _away(request: Request, error: Exception) -> JSONResponse:
-    headers = {"Retry-After": str(AWAY_SECONDS)}
-    return response(503, "the database does not answer: nothing was changed, try again in a moment", headers)
+    """The database has failed; it has logged the cause itself."""
+    kind = kind_of(error)
+    if kind == "full":
+        return response(507, FULL)
+    return response(503, UNUSABLE.get(kind, GONE), {"Retry-After": str(AWAY_SECONDS)})
 
 
 RESPONSES: dict[int | str, dict[str, Any]] = {
@@ -134,6 +171,7 @@ RESPONSES: dict[int | str, dict[str, Any]] = {
         422: "the photo cannot be decoded",
         429: "too many photos of yours are waiting: try again later",
         503: "the server is full: try again later",
+        507: "the server's disk is full: nothing was changed",
     }.items()
 }
 

@@ -25,7 +25,7 @@ TAKE_BYTES = 80_000  # of an answer that a client takes in that time, or it is h
 CLIENT_SHARE = 4  # a client may have this part of all connections
 MAX_UNSENT_BYTES = 64 << 20  # of answers that clients have not taken, all together
 LATER = {"Retry-After": "5", "Connection": "close"}
-FULL = problem.response(503, "too many connections are open: try again", LATER)
+FULL = problem.Refusal(503, "too many connections are open: try again", LATER)
 YOURS = problem.response(429, "too many connections of yours are open: close some, or wait", LATER)
 
 

@@ -16,7 +16,6 @@ from dataclasses import dataclass
 import numpy as np
 import structlog
 from numpy.typing import NDArray
-from starlette.concurrency import run_in_threadpool
 
 from edge_qprompt.backbone import Backbone
 from edge_qprompt.classifier import Classifier, Prediction
@@ -76,7 +75,7 @@ class Residents:
             NotFoundError: there is none.
         """
         if (data := self._packs.get(pack_id)) is None:
-            data = await run_in_threadpool(self._catalogue.pack, pack_id)
+            data = await self._catalogue.database.run(self._catalogue.pack, pack_id)
             self._packs.put(pack_id, data, len(data))
         return data
 

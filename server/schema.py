@@ -18,6 +18,7 @@ from sqlalchemy import (
     Table,
     Text,
     UniqueConstraint,
+    text,
 )
 
 metadata = MetaData(
@@ -72,8 +73,11 @@ channels = Table(
     Column("signed", Boolean, nullable=False),
     Column("envelope", Text, nullable=False),
     Column("moved", DateTime(timezone=True), nullable=False),
+    Column("expires", DateTime(timezone=True), index=True),  # of its statement; null where nobody signed that
     ForeignKeyConstraint(["task_id", "version"], ["versions.task_id", "versions.number"]),
 )
+
+NOT_REVOKED = text("revoked IS NULL")
 
 tokens = Table(
     "tokens",
@@ -85,6 +89,9 @@ tokens = Table(
     Column("created", DateTime(timezone=True), nullable=False),
     Column("expires", DateTime(timezone=True)),
     Column("revoked", DateTime(timezone=True)),
+    Column("tasks", Text),  # patterns with spaces between; null: all tasks
+    # a name may be used again when its token is revoked
+    Index("uq_tokens_name", "name", unique=True, sqlite_where=NOT_REVOKED, postgresql_where=NOT_REVOKED),
 )
 
 audit = Table(
@@ -97,4 +104,13 @@ audit = Table(
     Column("task", String(64)),
     Column("detail", Text, nullable=False),
     Index(None, "task", "id"),
+)
+
+health = Table(
+    "health",
+    metadata,
+    Column("id", Integer, primary_key=True),
+    Column(
+        "at", DateTime(timezone=True), nullable=False
+    ),  # rows are written and deleted in one transaction, to prove that it works
 )

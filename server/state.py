@@ -13,7 +13,10 @@ from edge_qprompt.backbone import Backbone
 from server.catalogue import Catalogue
 from server.database import Database
 from server.encoder import PhotoEncoder
+from server.expiry import Expiry
+from server.health import Health
 from server.metrics import Metrics
+from server.refusals import Refusals
 from server.residents import Residents
 from server.settings import ServerSettings
 from server.shares import Shares
@@ -45,6 +48,9 @@ class State:
     targets: Targets
     bodies: Shares
     publications: Turns
+    refusals: Refusals
+    expiry: Expiry
+    health: Health
     ready: asyncio.Event = field(default_factory=asyncio.Event)
 
     @classmethod
@@ -52,13 +58,23 @@ class State:
         """Put everything together; encoders are loaded by `load`."""
         catalogue, limits = Catalogue(database), settings.limits
         encoder = PhotoEncoder(backbone, limits, metrics)
-        residents = Residents(backbone, catalogue, limits, metrics)
-        targets = Targets(catalogue, backbone.manifest.short_fingerprint.hex())
-        retry = limits.retry_seconds
-        bodies = Shares("bytes of bodies", limits.bodies_bytes, limits.client_bodies_bytes, retry)
-        publications = Turns(limits.publications, limits.client_publications)
-        tokens = Tokens(database)
-        return cls(settings, database, backbone, catalogue, tokens, metrics, encoder, residents, targets, bodies, publications)
+        each, retry = limits.client_bodies_bytes, limits.retry_seconds
+        return cls(
+            settings=settings,
+            database=database,
+            backbone=backbone,
+            catalogue=catalogue,
+            tokens=Tokens(database),
+            metrics=metrics,
+            encoder=encoder,
+            residents=Residents(backbone, catalogue, limits, metrics),
+            targets=Targets(catalogue, backbone.manifest.short_fingerprint.hex()),
+            bodies=Shares("bytes of bodies", limits.bodies_bytes, each, retry),
+            publications=Turns(limits.publications, limits.client_publications),
+            refusals=Refusals(database, metrics),
+            expiry=Expiry(database, metrics),
+            health=Health(database, encoder),
+        )
 
     async def load(self) -> None:
         """Load both encoders by using them once, and start the decoders; then the server is ready."""
@@ -80,6 +96,7 @@ class State:
     def close(self) -> None:
         """Let everything go; called when no request runs any more."""
         self.encoder.close()
+        self.refusals.close()
         self.residents.close()
         self.database.close()
 

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from starlette.concurrency import run_in_threadpool
-
 from server.catalogue import Catalogue, Target
 from server.lru import Lru
 
@@ -33,7 +31,7 @@ class Targets:
         version = self._catalogue.database.version()  # before it is asked: what is written meanwhile makes the answer old
         if version is not None and (known := self._known.get(question)) is not None and known[0] == version:
             return known[1]
-        found = await run_in_threadpool(self._catalogue.targets, channel, self._backbone, wanted)
+        found = await self._catalogue.database.run(self._catalogue.targets, channel, self._backbone, wanted)
         if version is not None:
             self._known.put(question, (version, found), TARGET_BYTES * (1 + len(found)))
         return found

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -26,17 +28,25 @@ def command() -> None:
 @command.command("create")
 @store_option
 @click.option("--scope", "scopes", type=click.Choice(SCOPES), multiple=True, required=True, help="May be given several times.")
-@click.option("--name", default="token", show_default=True, help="Whose it is; stands in the audit log.")
+@click.option(
+    "--task",
+    "tasks",
+    multiple=True,
+    metavar="PATTERN",
+    help="The tasks that it is for, by name or as in 'flowers-*'; may be given several times. Without: all.",
+)
+@click.option("--name", default="token", show_default=True, help="Whose it is; unique, stands in the audit log.")
 @click.option("--days", type=click.IntRange(1), help="Until it expires; without, never.")
-def create(store: str, scopes: tuple[str, ...], name: str, days: int | None) -> None:
+@click.option("--new", is_flag=True, help="Make the store if there is none.")
+def create(store: str, scopes: tuple[str, ...], tasks: tuple[str, ...], name: str, days: int | None, new: bool) -> None:
     """Make a token and print it, once: only a digest of it is kept.
 
     \b
       edge-qprompt token create --store packs/ --scope publish --scope promote --name ci
+      edge-qprompt token create --store packs/ --scope publish --task 'flowers-*' --name gardener
     """
-    if not (name.isprintable() and 0 < len(name) <= 64):
-        raise StoreError(f"--name {name!r} is not text of 1 to 64 characters: shorten it")
-    click.echo(_tokens(store).create(name, scopes, days))
+    with _tokens(store, new=new) as tokens:
+        click.echo(tokens.create(name, scopes, days, tasks))
 
 
 @command.command("list")
@@ -44,28 +54,39 @@ def create(store: str, scopes: tuple[str, ...], name: str, days: int | None) -> 
 @json_option
 def show(store: str, as_json: bool) -> None:
     """All tokens, without what would let anybody use them."""
-    rows = _tokens(store).list()
+    with _tokens(store) as tokens:
+        rows = tokens.list()
     click.echo(json.dumps({"tokens": rows}) if as_json else "\n".join(map(_line, rows)) or "there are no tokens")
 
 
 @command.command("revoke")
 @store_option
-@click.argument("token_id", metavar="ID", type=int)
-def revoke(store: str, token_id: int) -> None:
-    """Make the token with this ID (see `list`) useless at once."""
-    _tokens(store).revoke(token_id)
-    click.echo(f"token {token_id} is revoked")
+@click.argument("which", metavar="ID|NAME")
+def revoke(store: str, which: str) -> None:
+    """Make the token with this ID or name (see `list`) useless at once."""
+    with _tokens(store) as tokens:
+        name = tokens.revoke(int(which) if which.isdecimal() else which)
+    click.echo(f"token {which} is revoked" if which == name else f"token {which} ({name}) is revoked")
 
 
-def _tokens(store: str) -> Tokens:
+@contextmanager
+def _tokens(store: str, *, new: bool = False) -> Iterator[Tokens]:
     try:
         from server.database import Database
+        from server.failures import AWAY, cause_of
         from server.tokens import Tokens
     except ModuleNotFoundError as error:
         raise MissingExtraError(error.name or "the server", "server") from error
-    return Tokens(Database(store))
+    database = Database(store, new=new)
+    try:
+        yield Tokens(database)
+    except AWAY as error:
+        raise StoreError(f"the store {store} failed ({cause_of(error)}): look at `token list`, and try again") from error
+    finally:
+        database.close()
 
 
 def _line(row: dict[str, Any]) -> str:
     end = f"revoked {row['revoked']}" if row["revoked"] else f"expires {row['expires'] or 'never'}"
-    return f"{row['id']:>4}  {row['name']:<20}  {','.join(row['scopes']):<32}  created {row['created']}  {end}"
+    facts = f"{row['id']:>4}  {row['name']:<20}  {','.join(row['scopes']):<32}  {','.join(row['tasks']):<16}"
+    return f"{facts}  created {row['created']}  {end}"

@@ -11,7 +11,7 @@ from fastapi import APIRouter, Query, Request
 from starlette.datastructures import UploadFile
 
 from edge_qprompt.errors import PhotoError
-from server.access import Asker
+from server.access import Asker, only_for
 from server.attendance import attended
 from server.body import MULTIPART, Body, body_of
 from server.catalogue import STABLE, Target
@@ -19,6 +19,7 @@ from server.client import client_of
 from server.problem import Problem, responses
 from server.routes.names import NAME, TaskNames
 from server.state import State, state_of
+from server.tokens import Holder
 
 IMAGE_TYPES = ("", "application/octet-stream", "application/x-www-form-urlencoded")  # what curl --data-binary says
 NAME_CHARS = 255
@@ -84,7 +85,9 @@ async def classify(
     if not state.ready.is_set():
         raise Problem(503, "the encoders are still being loaded: try again", state.settings.limits.retry_seconds)
     added, top = _labels(state, labels), min(top, state.settings.limits.top)
-    question = _Question(client_of(request, who), _wanted(state, task), added, top, channel, embeddings)
+    wanted = _wanted(state, task)
+    await only_for(request, who, wanted or [])
+    question = _Question(who, client_of(request, who), wanted, added, top, channel, embeddings)
     async with body_of(request, question.client, state.settings.limits.body_bytes) as body:
         photos = await _photos(body, state.settings.limits.images)
         return await attended(request, _answer(state, question, photos), state.settings.limits.answer_seconds)
@@ -94,6 +97,7 @@ async def classify(
 class _Question:
     """What is asked of photos; see `classify`."""
 
+    who: Holder
     client: str
     tasks: list[str] | None
     labels: tuple[str, ...]
@@ -124,7 +128,7 @@ async def _answer(state: State, asked: _Question, photos: list[Photo]) -> dict[s
 
 async def _targets(state: State, asked: _Question) -> list[Target]:
     """Where the tasks' channel points."""
-    targets = await state.targets.find(asked.channel, asked.tasks)
+    targets = [target for target in await state.targets.find(asked.channel, asked.tasks) if asked.who.may(target.task)]
     if not targets:
         raise Problem(404, f"there is no task with a channel {asked.channel} for this backbone: push a pack first")
     if len(asked.labels) * len(targets) > (most := state.settings.limits.added):

@@ -2,20 +2,15 @@
 
 from __future__ import annotations
 
-import asyncio
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Query, Request, Response
-from sqlalchemy.exc import SQLAlchemyError
-from starlette.concurrency import run_in_threadpool
 
 from server import metrics
-from server.access import Publisher, Reader
+from server.access import Publisher, Reader, for_all_tasks, only_for
 from server.problem import Problem, responses
 from server.routes.names import NAME
 from server.state import state_of
-
-PING_SECONDS = 5.0
 
 router = APIRouter(tags=["operations"])
 
@@ -28,27 +23,28 @@ async def healthz() -> dict[str, str]:
 
 @router.get("/readyz", responses=responses(503))
 async def readyz(request: Request) -> dict[str, str]:
-    """Send requests here: encoders are loaded, and the database answers."""
+    """Send requests here: encoders are loaded, the database reads and writes, and photos can be decoded."""
     state = state_of(request)
     if not state.ready.is_set():
         raise Problem(503, "the encoders are not loaded", state.settings.limits.retry_seconds)
-    try:
-        await asyncio.wait_for(run_in_threadpool(state.database.ping), PING_SECONDS)
-    except (SQLAlchemyError, TimeoutError) as error:
-        raise Problem(503, "the database does not answer", state.settings.limits.retry_seconds) from error
+    if (reason := await state.health.ill()) is not None:
+        raise Problem(503, reason, state.settings.limits.retry_seconds)
     return {"status": "ready"}
 
 
 @router.get("/metrics", response_class=Response)
 async def prometheus(request: Request) -> Response:
     """Metrics in Prometheus's format."""
-    return Response(state_of(request).metrics.text(), media_type=metrics.MEDIA_TYPE)
+    state = state_of(request)
+    await state.expiry.tell()
+    return Response(state.metrics.text(), media_type=metrics.MEDIA_TYPE)
 
 
-@router.get("/v1/residents", responses=responses(401))
+@router.get("/v1/residents", responses=responses(401, 403))
 async def residents(request: Request, who: Reader) -> dict[str, Any]:
     """Packs whose class features are in memory, the most recently used first."""
     state = state_of(request)
+    await for_all_tasks(request, who, "this lists packs of all tasks")
     kept = state.residents.kept
     rows = [
         {"pack": key.pack, "labels": len(entry.value.labels), "bytes": entry.size, "uses": entry.uses}
@@ -66,4 +62,9 @@ async def audit(
     task: Annotated[str | None, Query(pattern=NAME)] = None,
 ) -> dict[str, Any]:
     """Who did what, newest first."""
-    return {"entries": await run_in_threadpool(state_of(request).catalogue.audit, limit, task)}
+    if task is None:
+        await for_all_tasks(request, who, "without ?task= this is the log of all tasks")
+    else:
+        await only_for(request, who, [task])
+    state = state_of(request)
+    return {"entries": await state.database.run(state.catalogue.audit, limit, task)}

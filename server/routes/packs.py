@@ -5,7 +5,8 @@ from __future__ import annotations
 from fastapi import APIRouter, Request, Response
 
 from server.access import needs
-from server.problem import responses
+from server.patterns import covers
+from server.problem import Problem, responses
 from server.routes.names import PackId
 from server.state import state_of
 from server.tokens import Scope
@@ -22,8 +23,10 @@ let_in = needs(Scope.READ)
 @router.head("/{pack_id}", include_in_schema=False)
 async def pack(request: Request, pack_id: PackId) -> Response:
     """A pack's bytes."""
-    await let_in(request)  # as a dependency it would cost more than everything else here
+    who = await let_in(request)  # as a dependency it would cost more than everything else here
     state = state_of(request)
+    if who.tasks and not await state.database.run(covers, who.tasks, pack_id, state.database):
+        raise Problem(404, f"there is no pack {pack_id} in the tasks {', '.join(who.tasks)}, which this token is for")
     data = await state.residents.pack(pack_id)
     headers = {"ETag": f'"{pack_id}"', "Cache-Control": FOR_EVER if state.settings.anonymous_read else FOR_ONE}
     if headers["ETag"] in request.headers.get("if-none-match", ""):

@@ -8,7 +8,6 @@ from typing import Annotated, Any
 
 from fastapi import APIRouter, Query, Request, Response
 from pydantic import BaseModel, ConfigDict, Field
-from starlette.concurrency import run_in_threadpool
 from starlette.datastructures import UploadFile
 from starlette.responses import JSONResponse
 
@@ -43,20 +42,22 @@ async def tasks(
     after: Annotated[str, Query(max_length=64)] = "",
 ) -> dict[str, Any]:
     """All tasks by name, a page at a time; `next` is what to give as `after`, null on the last page."""
-    found = await run_in_threadpool(state_of(request).catalogue.tasks, limit, after)
+    state = state_of(request)
+    found = await state.database.run(state.catalogue.tasks, limit, after, who.tasks)
     return {"tasks": found, "next": found[-1]["name"] if len(found) == limit else None}
 
 
-@router.get("/{task}", responses=responses(401, 404, 503))
+@router.get("/{task}", responses=responses(401, 403, 404, 503))
 async def task(request: Request, who: Reader, task: TaskName) -> dict[str, Any]:
     """One task: its versions, newest first, with the reports they were published with, and its channels."""
-    return await run_in_threadpool(state_of(request).catalogue.task, task)
+    state = state_of(request)
+    return await state.database.run(state.catalogue.task, task)
 
 
 @router.post(
     "/{task}/versions",
     status_code=201,
-    responses=responses(401, 403, 413, 415, 422, 503),
+    responses=responses(401, 403, 413, 415, 422, 503, 507),
     openapi_extra={
         "requestBody": {
             "required": True,
@@ -90,7 +91,7 @@ async def publish(request: Request, who: Publisher, task: TaskName) -> Response:
     if not is_adapter(pack):
         _gate(state, report)
     await attended(request, _try(state, client, pack), limits.answer_seconds)
-    done = await run_in_threadpool(state.catalogue.publish, task, pack, report, who.name)
+    done = await state.database.run(state.catalogue.publish, task, pack, report, who.name)
     said = state.residents.mismatch(task, pack)
     facts = {"task": done.task, "version": done.version, "pack": done.pack, "size": done.size}
     facts["warnings"] = [said] if said else []
@@ -163,7 +164,7 @@ class Promotion(BaseModel):
     )
 
 
-@router.put("/{task}/channels/{channel}", responses=responses(401, 403, 404, 413, 422, 503))
+@router.put("/{task}/channels/{channel}", responses=responses(401, 403, 404, 413, 422, 503, 507))
 async def promote(request: Request, who: Promoter, task: TaskName, channel: ChannelName) -> dict[str, Any]:
     """Point a channel at a version, forward or back. 409: the statement's serial is not the next one."""
     async with body_of(request, client_of(request, who), 2 * MAX_ENVELOPE_BYTES) as body:
@@ -173,8 +174,8 @@ async def promote(request: Request, who: Promoter, task: TaskName, channel: Chan
         envelope = None if given is None else Envelope.decode(json.dumps(given).encode())
     except SignatureError as error:
         raise Problem(422, f"the envelope cannot be read ({error}): use this version's edge-qprompt push") from error
-    run = state_of(request).catalogue.promote
-    done = await run_in_threadpool(run, task, channel, promotion.version, envelope, who.name)
+    state = state_of(request)
+    done = await state.database.run(state.catalogue.promote, task, channel, promotion.version, envelope, who.name)
     return {"task": done.task, "channel": done.channel, "version": done.version, "serial": done.serial, "signed": done.signed}
 
 
@@ -185,10 +186,11 @@ def _promotion(data: bytes) -> Promotion:
         raise Problem(422, 'the body must be JSON like {"version": 2, "envelope": null}') from error
 
 
-@router.get("/{task}/channels/{channel}", responses=responses(401, 404, 503))
+@router.get("/{task}/channels/{channel}", responses=responses(401, 403, 404, 503))
 async def channel(request: Request, who: Reader, task: TaskName, channel: ChannelName) -> Response:
     """A channel's signed statement, in the envelope as it was promoted."""
-    envelope = await run_in_threadpool(state_of(request).catalogue.envelope, task, channel)
+    state = state_of(request)
+    envelope = await state.database.run(state.catalogue.envelope, task, channel)
     etag = f'"{hashlib.sha256(envelope).hexdigest()}"'
     headers = {"ETag": etag, "Cache-Control": "no-cache"}
     if request.headers.get("if-none-match") == etag:
