@@ -1,36 +1,42 @@
-# make demo   environment, install, then the main job on built-in photos
-# make test   environment if need be, then the whole test suite
+# make demo          environment with what the main job needs, then that job on built-in photos
+# make test          the same environment with the development tools on top, then the whole test suite
+# make test-lowest   an environment with the lowest versions that pyproject.toml admits, and the tests that are not slow
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-STAMP := $(VENV)/.installed
-# 2.13.0 exactly: the newest that the bounds in pyproject.toml admit. On Linux, PyPI's torch brings CUDA;
-# the CPU build is smaller by gigabytes: see "torch without CUDA" in README.md.
+ADAPT := $(VENV)/.adapt
+DEV := $(VENV)/.dev
+# 2.13.0 exactly: the version that pyproject.toml admits. From PyTorch's index for the CPU if that answers, else from where pip
+# looks; with options of pip's behind it, from where these say: see "torch without CUDA" in README.md.
 TORCH ?= torch==2.13.0
 
 .PHONY: install demo test check format clean
-install: $(STAMP)
+install: $(DEV)
 
-$(STAMP): pyproject.toml
+$(ADAPT): pyproject.toml
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet $(TORCH)
+	$(BIN)/python deploy/install_torch.py $(TORCH)
+	$(BIN)/python -m pip install --quiet --editable '.[adapt]'
+	touch $@
+
+$(DEV): $(ADAPT)
 	$(BIN)/python -m pip install --quiet --editable '.[dev]'
 	touch $@
 
-demo: $(STAMP)
+demo: $(ADAPT)
 	$(BIN)/edge-qprompt demo
 
 # in two processes, a file in one of them: most tests wait for something, or have one thread
-test: $(STAMP)
+test: $(DEV)
 	$(BIN)/python -m pytest -n 2 --dist loadfile
 
-check: $(STAMP)
+check: $(DEV)
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/python -m pytest --quiet tests/test_architecture.py
 
-format: $(STAMP)
+format: $(DEV)
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 

@@ -5,6 +5,12 @@ classifier = Classifier(Backbone.open("nano"), Pack.open("flowers.qpk"))
 print(classifier.classify("new.jpg"))
 """
 
+import os
+
+# onnxruntime's wheels report usage to their maker unless this is set before their first import. Everything here imports this
+# package first: tests/test_architecture.py. Who wants to report sets it to 0.
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
+
 from edge_qprompt.backbone import Backbone
 from edge_qprompt.classifier import Classifier, Prediction
 from edge_qprompt.errors import EdgeQPromptError

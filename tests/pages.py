@@ -82,6 +82,21 @@ def until(page: Page, holds: Callable[[], bool]) -> None:
     pytest.fail("waited in vain")
 
 
+def settled(page: Page, promise: str, argument: Any = None) -> Any:
+    """What a promise in the page gives, within WAIT_MS; `page.evaluate` would wait for ever.
+
+    Args:
+        page: where it is evaluated.
+        promise: JavaScript, a function of `argument` that returns a promise.
+        argument: handed to it.
+    """
+    limited = """argument => Promise.race([
+      (%s)(argument),
+      new Promise((_, late) => setTimeout(() => late(new Error("not settled within %d ms")), %d)),
+    ])"""
+    return page.evaluate(limited % (promise, WAIT_MS, WAIT_MS), argument)
+
+
 def percent(share: float) -> str:
     return f"{100 * share:.1f}{NO_BREAK}%"
 

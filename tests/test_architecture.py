@@ -14,6 +14,7 @@ import edge_qprompt
 ROOT = Path(__file__).parent.parent
 PACKAGES = ("edge_qprompt", "exporter", "device_agent", "server")
 HEAVY = {"torch", "open_clip", "torchvision", "timm"}
+RUNTIME = {"onnxruntime", "onnxruntime_extensions"}
 
 
 def imported(path: Path, *, module_level: bool = False) -> set[str]:
@@ -56,7 +57,7 @@ def test_open_clip_is_touched_by_one_file() -> None:
 @pytest.mark.parametrize("module", ["edge_qprompt", "server", "device_agent.main", "device_agent.commands.classify"])
 def test_importing_leaves_torch_out(module: str) -> None:
     code = f"import sys, {module}; print(sorted({HEAVY | {'fastapi'}!r} & set(sys.modules)))"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=100)
     assert done.stdout.strip() == "[]"
 
 
@@ -67,9 +68,22 @@ def test_help_of_a_verb_loads_nothing_heavy(verb: str) -> None:
         f"try: cli.main(['{verb}', '--help'], standalone_mode=False)\n"
         f"finally: assert not {HEAVY | {'onnxruntime', 'onnx', 'fastapi'}!r} & set(sys.modules), sorted(sys.modules)"
     )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=100)
     assert done.returncode == 0, done.stderr
     assert f"edge-qprompt {verb}" in done.stdout
+
+
+def test_the_core_comes_before_onnxruntime() -> None:
+    """edge_qprompt/__init__.py decides whether onnxruntime reports usage, so it runs before any import of onnxruntime."""
+    core = ast.parse((ROOT / "edge_qprompt" / "__init__.py").read_text()).body
+    decides = [at for at, node in enumerate(core) if "ORT_DISABLE_TELEMETRY" in ast.unparse(node)]
+    imports = [at for at, node in enumerate(core) if isinstance(node, ast.ImportFrom)]
+    assert decides and decides[0] < imports[0]
+    importing = {path.relative_to(ROOT).parts[0] for package in PACKAGES for path in files(package) if imported(path) & RUNTIME}
+    assert importing == {"edge_qprompt", "exporter"}
+    assert imported(ROOT / "exporter" / "__init__.py", module_level=True) == {"edge_qprompt"}
+    scripts = [path for path in files("benchmarks") if imported(path) & RUNTIME]
+    assert scripts == []  # they go through the core
 
 
 def test_public_surface() -> None:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from hypothesis import HealthCheck, given, settings
 from packs import PACKS, SMALL
-from pages import Sites
+from pages import Sites, settled
 from test_pack_reader import DAMAGES
 
 from edge_qprompt.pack import Pack, Tag
@@ -41,7 +41,7 @@ def read(browser: Browser, sites: Sites) -> Iterator[Read]:
     """The page's reader, in a browser."""
     page = browser.new_page()
     page.goto(sites.empty)
-    yield lambda data: page.evaluate(READ, base64.b64encode(data).decode())
+    yield lambda data: settled(page, READ, base64.b64encode(data).decode())
     page.close()
 
 

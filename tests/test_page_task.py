@@ -11,7 +11,7 @@ import httpx
 import numpy as np
 import pytest
 from packs import qcoop, quantized
-from pages import HOSTILE, NARROWEST, NO_BREAK, OpenPage, Sites, api, assert_no_sideways, percent, show_task, until
+from pages import HOSTILE, NARROWEST, NO_BREAK, OpenPage, Sites, api, assert_no_sideways, percent, settled, show_task, until
 
 from edge_qprompt.pack import Pack, PackTensor, Section, Tag, names_section
 
@@ -228,7 +228,7 @@ def test_commands_are_copied(open_page: OpenPage, sites: Sites) -> None:
         button = page.get_by_role("button", name=f"Copy the command: {purpose}")
         button.click()
         until(page, lambda button=button: button.inner_text() == "Copied")  # type: ignore[misc]
-        assert page.evaluate("navigator.clipboard.readText()") == line
+        assert settled(page, "() => navigator.clipboard.readText()") == line
         assert page.get_by_role("status").filter(has_text="Copied").count() >= 1
 
 
