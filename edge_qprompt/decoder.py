@@ -22,6 +22,7 @@ import socket
 import subprocess
 import sys
 import threading
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
@@ -37,7 +38,7 @@ from edge_qprompt.photo import FORMATS, MAX_PHOTO_PIXELS, Bytes, decode_photo, i
 PROCESS = "edge_qprompt.decoder_process"
 START_SECONDS = 30.0  # until a new process answers; on a board with a slow disk it loads Pillow for seconds
 MOST_ERROR_BYTES = 2000
-PIXELS, REFUSED, MEMORY = b"p", b"r", b"m"  # the first byte of an answer
+PIXELS, REFUSED, MEMORY, SIZE = b"p", b"r", b"m", b"s"  # the first byte of what is said; a size comes before the answer
 KEPT = ("PATH", "LD_LIBRARY_PATH", "LANG", "LC_ALL", "TMPDIR", "PYTHONHOME")  # of the environment
 SAID = {
     "memory": "takes more memory to decode than a photo of its size may: save it as an ordinary JPEG",
@@ -109,12 +110,13 @@ class Decoder:
             self.close()
             raise DataError(f"{sys.executable} cannot be started to decode photos: look at the limits of memory and processes")
 
-    def views(self, data: bytes, job: Job) -> Bytes:
+    def views(self, data: bytes, job: Job, sized: Callable[[int], None] = lambda _: None) -> Bytes:
         """Views of a photo, (V, 3, S, S), not normalised.
 
         Args:
             data: a whole image file.
             job: what is wanted of it.
+            sized: told the number of pixels that the file says it has, before these are decoded.
 
         Raises:
             CostError: it takes more memory or time than a photo of its size may, or the process was killed.
@@ -126,7 +128,11 @@ class Decoder:
         try:
             self._link.send(job)
             self._link.send_bytes(data)
-            answer = self._said(max(math.prod(shape), MOST_ERROR_BYTES) + 1)
+            most = max(math.prod(shape), MOST_ERROR_BYTES) + 1
+            answer = self._said(most)
+            if answer[:1] == SIZE:
+                sized(int.from_bytes(answer[1:9], "little"))
+                answer = self._said(most)
         except OSError:
             answer = b""
         if answer[:1] == PIXELS and len(answer) == math.prod(shape) + 1:

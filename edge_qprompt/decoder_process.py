@@ -12,12 +12,13 @@ import math
 import resource
 import signal
 import sys
+from collections.abc import Callable
 from multiprocessing.connection import Connection
 from pathlib import Path
 
 from PIL import AvifImagePlugin, GifImagePlugin, JpegImagePlugin, PngImagePlugin, WebPImagePlugin
 
-from edge_qprompt.decoder import MEMORY, MOST_ERROR_BYTES, PIXELS, REFUSED, Job, job_views
+from edge_qprompt.decoder import MEMORY, MOST_ERROR_BYTES, PIXELS, REFUSED, SIZE, Job, job_views
 from edge_qprompt.errors import PhotoError
 
 MEMORY_BYTES = 64 << 20  # beside twice the file itself and what its pixels take
@@ -51,13 +52,14 @@ def _data_bytes() -> int | None:
     return pages * resource.getpagesize()
 
 
-def answer(job: Job, data: bytes) -> bytes:
-    """What is sent back for a photo."""
+def answer(job: Job, data: bytes, say: Callable[[bytes], None]) -> bytes:
+    """What is sent back for a photo; its size is said before it is decoded."""
     memory = MEMORY_BYTES + 2 * len(data)
 
     def sized(pixels: int) -> None:
         seconds = CPU_SECONDS + CPU_SECONDS_A_MEGAPIXEL * pixels / 1e6
         allow(seconds, memory + MEMORY_BYTES_A_PIXEL * pixels)
+        say(SIZE + pixels.to_bytes(8, "little"))
 
     # a WebP's canvas is made before anyone is told its size
     allow(CPU_SECONDS, memory + MEMORY_BYTES_A_PIXEL * job.most_pixels)
@@ -92,7 +94,7 @@ def main(descriptor: int) -> None:
             job, data = link.recv(), link.recv_bytes()
         except EOFError:
             return
-        said = answer(job, data)
+        said = answer(job, data, link.send_bytes)
         link.send_bytes(said)
 
 

@@ -1,9 +1,9 @@
 """Processes that decode photos, and who gets one when.
 
-Every photo begins in one of a few quick places, as many as there are cores. One that is not done after QUICK_SECONDS gives
-its place to the next photo that waits for one, and goes on in a slow place, behind all other work. Where those are full too,
-the photo that has been there longest, of the client that has most of them, is ended. So whoever sends files that are hours of
-work takes them from nobody but himself: the next photo begins within QUICK_SECONDS, and while nobody waits, nothing is ended.
+Every photo begins in one of a few quick places, as many as there are cores. One that takes several times what a photo of its
+size does gives its place to the next photo that waits for one, and goes on in a slow place, behind all other work. Where those
+are full too, the photo that has been there longest, of the client that has most of them, is ended. So whoever sends files that
+are hours of work takes them from nobody but himself: the next photo begins soon, and while nobody waits, nothing is ended.
 """
 
 from __future__ import annotations
@@ -25,7 +25,8 @@ from edge_qprompt.photo import Bytes
 from server.problem import Problem
 from server.turns import Turns
 
-QUICK_SECONDS = 0.4  # a phone's photo takes half of it on a laptop
+QUICK_SECONDS = 0.4  # and for each megapixel, four times what a JPEG takes on a laptop:
+QUICK_SECONDS_A_MEGAPIXEL = 0.06
 LOOK_SECONDS = 0.05  # how often a photo that is past them looks whether somebody waits
 CHECK_SECONDS = 5.0
 CHECKER = "readyz"  # a client of its own
@@ -40,6 +41,7 @@ class _Run:
     """A photo on its way.
 
     Attributes:
+        pixels: as many as it says it has, as soon as that is known.
         slow: whether it has given up its quick place.
         evicted: whether it was ended for others.
         ended: whether its decoder was killed, for whatever reason.
@@ -48,9 +50,20 @@ class _Run:
     client: str
     decoder: Decoder
     began: float = field(default_factory=time.monotonic)
+    pixels: int = 0
     slow: bool = False
     evicted: bool = False
     ended: bool = False
+
+    @property
+    def late(self) -> bool:
+        """Whether it takes longer than a photo of its size should."""
+        allowed = QUICK_SECONDS + QUICK_SECONDS_A_MEGAPIXEL * self.pixels / 1e6
+        return time.monotonic() - self.began > allowed
+
+    def sized(self, pixels: int) -> None:
+        """Learn its size."""
+        self.pixels = pixels
 
     def end(self) -> None:
         """Kill its decoder."""
@@ -136,7 +149,7 @@ class DecoderPool:
         loop = asyncio.get_running_loop()
         run = _Run(client, self._idle.pop() if self._idle else Decoder())
         self._runs.add(run)
-        work = loop.run_in_executor(self._threads, run.decoder.views, data, job)
+        work = loop.run_in_executor(self._threads, run.decoder.views, data, job, run.sized)
         work.add_done_callback(lambda ended: self._done(run, ended))
         loop.call_later(QUICK_SECONDS, self._look, run)
         try:
@@ -168,12 +181,13 @@ class DecoderPool:
             self._turns.give(run.client)
 
     def _look(self, run: _Run) -> None:
-        """A photo takes long: does somebody wait for its place?"""
+        """Is a photo late, and does somebody wait for its place?"""
         if run not in self._runs or self._closed:
             return
-        self._spares = 1
-        self._refill()
-        if self._turns.waiting:
+        if run.late:
+            self._spares = 1
+            self._refill()
+        if run.late and self._turns.waiting:
             self._slow_down(run)
         else:
             asyncio.get_running_loop().call_later(LOOK_SECONDS, self._look, run)

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 from conftest import DEMO
-from hostile_photos import KINDS
+from hostile_photos import chunk, small_png
 
 from edge_qprompt.decoder import Job
 from edge_qprompt.errors import CostError, PhotoError
@@ -24,7 +24,7 @@ from server.problem import Problem
 PHOTO = (DEMO / "test" / "bag" / "3.png").read_bytes()
 SETTINGS = Preprocess(32, 32, "shortest", "bicubic", (0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
 JOB = Job("photo", SETTINGS, most_pixels=25_000_000, formats=COMMON)
-SLOW = KINDS["million_texts.png"]()  # takes a decoder its two seconds of processor time
+SLOW = small_png(chunk(b"tEXt", b"a\0b") * 3_000_000)  # takes a decoder all of its processor time
 
 
 @asynccontextmanager

@@ -12,7 +12,7 @@ from edge_qprompt import photo
 from edge_qprompt.pack_layout import MAX_BYTES
 from server import protocol
 from server.commands.serve import GRACE_SECONDS, command
-from server.decoders import QUICK_SECONDS
+from server.decoders import QUICK_SECONDS, QUICK_SECONDS_A_MEGAPIXEL
 from server.settings import MB, Limits
 
 OPERATE = (Path(__file__).parent.parent / "docs" / "operate.md").read_text()
@@ -77,5 +77,5 @@ def test_every_option_of_the_table_exists(option: str) -> None:
 
 
 def test_other_figures_of_the_text() -> None:
-    assert f"A photo that takes longer than {QUICK_SECONDS:g} s while others wait" in OPERATE
+    assert f"longer than {QUICK_SECONDS:g} s and {QUICK_SECONDS_A_MEGAPIXEL:g} s a megapixel while others wait" in OPERATE
     assert f"answers what was accepted for up to {GRACE_SECONDS} s" in OPERATE

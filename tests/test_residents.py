@@ -11,7 +11,7 @@ from apis import NAMES, PHOTO, start
 from edge_qprompt import Backbone
 from edge_qprompt.pack import Pack
 from server.lru import Lru
-from server.residents import Key
+from server.residents import THREADS, Key
 from server.settings import Limits
 
 pytest_plugins = ("api_fixtures",)
@@ -48,7 +48,7 @@ def test_a_pack_that_is_not_ready_yet_holds_up_nobody_else(tmp_path: Path, packs
         api.publish("quick", packs[0])
         residents = api.client.app.state.server.residents
         gate = threading.Event()
-        residents._thread.submit(gate.wait, 30)  # the text tower is busy with something long
+        busy = [residents._threads.submit(gate.wait, 30) for _ in range(THREADS)]  # with something long
         api.call("POST", "/v1/classify?task=quick", content=PHOTO)
         with ThreadPoolExecutor(1) as pool:
             fresh = pool.submit(api.call, "POST", "/v1/classify?task=quick&labels=new", content=PHOTO)
@@ -59,3 +59,4 @@ def test_a_pack_that_is_not_ready_yet_holds_up_nobody_else(tmp_path: Path, packs
             assert not fresh.done()
             gate.set()
             assert fresh.result(30).status_code == 200
+            assert all(each.result(30) for each in busy)
