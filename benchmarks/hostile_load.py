@@ -18,6 +18,7 @@ from __future__ import annotations
 import argparse
 import http.client
 import json
+import multiprocessing
 import signal
 import sys
 import tempfile
@@ -49,7 +50,7 @@ class Client:
     seconds: list[float] = field(default_factory=list)
     errors: Counter[str] = field(default_factory=Counter)
 
-    def send(self, port: int, source: str, bodies: Sequence[bytes], until: threading.Event, pause: float) -> None:
+    def send(self, port: int, source: str, bodies: Sequence[bytes], until: Any, pause: float) -> None:
         """Send one photo after the other, each on a connection of its own."""
         at = 0
         while not until.is_set():
@@ -61,9 +62,22 @@ class Client:
                     self.statuses[link.getresponse().status] += 1
             except (OSError, http.client.HTTPException) as error:
                 self.errors[type(error).__name__] += 1
+                until.wait(0.5)
             self.seconds.append(time.perf_counter() - started)
             at += 1
             until.wait(pause)
+
+
+def send_hostile(port: int, source: str, bodies: Sequence[bytes], connections: int, done: Any, answers: Any) -> None:
+    """The hostile client, a process: as many connections at a time, each beginning with another file."""
+    client = Client()
+    turns = [bodies[(i * len(bodies)) // connections :] + bodies[: (i * len(bodies)) // connections] for i in range(connections)]
+    threads = [threading.Thread(target=client.send, args=(port, source, turn, done, 0.0)) for turn in turns]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    answers.put(client)
 
 
 def descendants(pid: int) -> list[int]:
@@ -96,16 +110,14 @@ def memory_mb(pid: int) -> float:
 
 def attack(server: Running, photos: Sequence[bytes], hostile: Sequence[bytes], args: argparse.Namespace) -> dict[str, Any]:
     """Load of both kinds, then SIGTERM in the middle."""
-    stop, honest, enemy, peak = threading.Event(), Client(), Client(), 0.0
+    context = multiprocessing.get_context("spawn")  # of its own, so that only the server makes the honest one wait
+    done, answers, peak, honest = context.Event(), context.Queue(), 0.0, Client()
     source = HONEST if args.same_address else HOSTILE
-    jobs = [(enemy, source, hostile[i::2] + hostile[:i], 0.0) for i in range(args.connections)]
-    jobs.append((honest, HONEST, photos, args.pause))
-    threads = [
-        threading.Thread(target=client.send, args=(server.port, address, bodies, stop, pause))
-        for client, address, bodies, pause in jobs
-    ]
-    for thread in threads:
-        thread.start()
+    enemy = context.Process(target=send_hostile, args=(server.port, source, hostile, args.connections, done, answers))
+    enemy.start()
+    stop = threading.Event()
+    thread = threading.Thread(target=honest.send, args=(server.port, HONEST, photos, stop, args.pause))
+    thread.start()
     end = time.monotonic() + args.seconds
     while time.monotonic() < end:
         peak = max(peak, memory_mb(server.process.pid))
@@ -121,11 +133,13 @@ def attack(server: Running, photos: Sequence[bytes], hostile: Sequence[bytes], a
         code = None
     ended = time.monotonic() - asked
     stop.set()
-    for thread in threads:
-        thread.join(TIMEOUT + 1)
+    done.set()
+    thread.join(TIMEOUT + 1)
+    found = answers.get(timeout=TIMEOUT + 1)
+    enemy.join(TIMEOUT)
     return {
         "honest": honest_then,
-        "hostile": enemy,
+        "hostile": found,
         "peak_mb": peak,
         "exit_seconds": ended,
         "exit_code": code,

@@ -14,7 +14,7 @@ import time
 from collections import Counter
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
 
 from PIL import Image
@@ -41,6 +41,8 @@ class _Run:
     """A photo on its way.
 
     Attributes:
+        began: when its decoder began with it, and the processor time that this one had taken by then; a decoder may have to be
+            started first.
         pixels: as many as it says it has, as soon as that is known.
         slow: whether it has given up its quick place.
         evicted: whether it was ended for others.
@@ -49,7 +51,7 @@ class _Run:
 
     client: str
     decoder: Decoder
-    began: float = field(default_factory=time.monotonic)
+    began: tuple[float, float] | None = None
     pixels: int = 0
     slow: bool = False
     evicted: bool = False
@@ -57,12 +59,19 @@ class _Run:
 
     @property
     def late(self) -> bool:
-        """Whether it takes longer than a photo of its size should."""
+        """Whether it takes longer than a photo of its size should; one that merely gets no processor is not to blame."""
         allowed = QUICK_SECONDS + QUICK_SECONDS_A_MEGAPIXEL * self.pixels / 1e6
-        return time.monotonic() - self.began > allowed
+        if self.began is None or time.monotonic() - self.began[0] < allowed:
+            return False
+        return self.decoder.cpu_seconds - self.began[1] > allowed / 2
 
-    def sized(self, pixels: int) -> None:
-        """Learn its size."""
+    def decode(self, data: bytes, job: Job) -> Bytes:
+        """In a thread."""
+        self.decoder.start()
+        self.began = time.monotonic(), self.decoder.cpu_seconds
+        return self.decoder.views(data, job, self._sized)
+
+    def _sized(self, pixels: int) -> None:
         self.pixels = pixels
 
     def end(self) -> None:
@@ -84,7 +93,7 @@ class DecoderPool:
         self._places, self._slow_places = places, max(1, places // 2)
         self._seconds, self._abandoned = seconds, abandoned
         self._turns = Turns(places)
-        self._runs: set[_Run] = set()
+        self._runs: dict[_Run, None] = {}  # a set in order
         self._idle = [Decoder() for _ in range(places)]
         self._starting = 0
         self._spares = 0  # one, from the first photo on that takes long: the next one shall find a decoder ready
@@ -148,8 +157,8 @@ class DecoderPool:
         """Decode in a place that is held already."""
         loop = asyncio.get_running_loop()
         run = _Run(client, self._idle.pop() if self._idle else Decoder())
-        self._runs.add(run)
-        work = loop.run_in_executor(self._threads, run.decoder.views, data, job, run.sized)
+        self._runs[run] = None
+        work = loop.run_in_executor(self._threads, run.decode, data, job)
         work.add_done_callback(lambda ended: self._done(run, ended))
         loop.call_later(QUICK_SECONDS, self._look, run)
         try:
@@ -168,7 +177,7 @@ class DecoderPool:
     def _done(self, run: _Run, ended: asyncio.Future[Bytes]) -> None:
         """A photo's decoder has nothing to do any more."""
         failed = not ended.cancelled() and isinstance(ended.exception(), CostError)
-        self._runs.discard(run)
+        self._runs.pop(run, None)
         if self._closed:
             run.decoder.close()
             return
@@ -194,7 +203,7 @@ class DecoderPool:
 
     def _slow_down(self, run: _Run) -> None:
         """Let the next photo have this one's place."""
-        slow = [each for each in self._runs if each.slow and not each.ended]
+        slow = [each for each in self._runs if each.slow and not each.ended]  # in the order in which they began
         if len(slow) >= self._slow_places:
             _evict(slow)
         run.slow = True
@@ -223,9 +232,9 @@ class DecoderPool:
 
 
 def _evict(slow: list[_Run]) -> None:
-    """End the run that began first, of the client that has most of them."""
+    """End the first run of the client that has most of them."""
     counts = Counter(run.client for run in slow)
-    chosen = max(slow, key=lambda run: (counts[run.client], -run.began))
+    chosen = max(slow, key=lambda run: counts[run.client])  # the first of equals
     chosen.evicted = True
     chosen.end()
 

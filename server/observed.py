@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from typing import Any
 
@@ -10,12 +11,14 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from server import request_id
 from server.log import access_log
 from server.metrics import Metrics
+from server.problem import response
 
 NO_SNIFFING = (b"x-content-type-options", b"nosniff")
 ID_HEADER = request_id.HEADER.lower().encode()
 METHODS = frozenset(("DELETE", "GET", "HEAD", "OPTIONS", "PATCH", "POST", "PUT"))  # anyone can invent more
 WITH_BODY = frozenset(("PATCH", "POST", "PUT"))
 QUIET = ("/healthz", "/readyz", "/metrics")  # asked every few seconds
+STOPPING = "the server is being stopped: look whether anything was changed before you try again"
 WHO = "edge_qprompt.who"  # where `access` leaves the name of a token that was taken
 
 
@@ -35,6 +38,10 @@ class Observed:
         start = time.perf_counter()
         try:
             await self._app(scope, exchange.receive if scope["method"] in WITH_BODY else receive, exchange.send)
+        except asyncio.CancelledError:  # the server stops, and has waited for long enough; who asked shall ask another one
+            if exchange.begun:
+                raise
+            await response(503, STOPPING, {"Retry-After": "5"})(scope, receive, exchange.send)
         finally:
             self._tell(scope, exchange, time.perf_counter() - start)
 
@@ -59,7 +66,7 @@ class _Exchange:
         self.id = request_id.of(scope["headers"])
         self._receive, self._send = receive, send
         self._headers = ((ID_HEADER, self.id.encode()), NO_SNIFFING)
-        self.status, self.received, self.sent = 500, 0, 0
+        self.status, self.received, self.sent, self.begun = 500, 0, 0, False
 
     async def receive(self) -> Message:
         message = await self._receive()
@@ -68,7 +75,7 @@ class _Exchange:
 
     async def send(self, message: Message) -> None:
         if message["type"] == "http.response.start":
-            self.status = message["status"]
+            self.status, self.begun = message["status"], True
             message["headers"] = [*message.get("headers", ()), *self._headers]
         else:
             self.sent += len(message.get("body", b""))

@@ -12,7 +12,7 @@ import click
 
 from edge_qprompt.errors import MissingExtraError
 
-GRACE_SECONDS = 7  # for what is under way when the server is asked to stop; container engines kill after ten
+GRACE_SECONDS = 5  # for what is under way when the server is asked to stop; container engines kill after ten
 
 
 @click.command("serve", short_help="Hand out packs and classify photos over HTTP.")
