@@ -21,7 +21,7 @@ MB = 10**6
 @pytest.fixture
 def quick(monkeypatch: pytest.MonkeyPatch) -> Iterator[int]:
     """Port of a small server with the real protocol, and short deadlines."""
-    monkeypatch.setattr(protocol, "TAKE_SECONDS", 0.5)
+    monkeypatch.setattr(protocol, "TAKE_SECONDS", 2.0)
     monkeypatch.setattr(protocol, "MAX_UNSENT_BYTES", 40 * MB)
     app = FastAPI()
 
@@ -37,7 +37,8 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> Iterator[int]:
         time.sleep(0.01)
     yield config.port
     server.should_exit = True
-    thread.join()
+    thread.join(30)
+    assert not thread.is_alive()
 
 
 def large(port: int) -> socket.socket:
