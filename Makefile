@@ -10,7 +10,18 @@ DEV := $(VENV)/.dev
 # looks; with options of pip's behind it, from where these say: see "torch without CUDA" in README.md.
 TORCH ?= torch==2.13.0
 
-.PHONY: install demo test check format clean
+TWO := -n 2 --dist loadfile --no-loadscope-reorder
+
+LOWEST_VENV := .venv-lowest
+LOWEST_BIN := $(LOWEST_VENV)/bin
+LOWEST := $(LOWEST_VENV)/.installed
+# what comes with torch's other builds, and torch itself, is left to deploy/install_torch.py
+LOWEST_WITHOUT := ^(torch|triton|nvidia|cuda)[-=]
+# each dependency is met by one of them at least
+LOWEST_TESTS := commands exporter_int8 catalogue encoder_packs heads session end_to_end fleet_answers fleet server_hostile \
+	server server_refusals quantized_graph pack photo photo_encoder classifier tokenizer features dataset statement metrics publisher
+
+.PHONY: install demo test test-lowest check format clean
 install: $(DEV)
 
 $(ADAPT): pyproject.toml
@@ -23,12 +34,23 @@ $(DEV): $(ADAPT)
 	$(BIN)/python -m pip install --quiet --editable '.[dev]'
 	touch $@
 
+$(LOWEST): pyproject.toml $(DEV)
+	$(PYTHON) -m venv $(LOWEST_VENV)
+	$(LOWEST_BIN)/python deploy/install_torch.py $(TORCH)
+	$(BIN)/uv pip compile --quiet --python $(LOWEST_BIN)/python --resolution lowest-direct --extra all --extra dev --no-header \
+		--no-annotate pyproject.toml | grep -Ev '$(LOWEST_WITHOUT)' > $(LOWEST_VENV)/requirements.txt
+	$(BIN)/uv pip install --quiet --python $(LOWEST_BIN)/python --no-deps --requirement $(LOWEST_VENV)/requirements.txt --editable .
+	touch $@
+
 demo: $(ADAPT)
 	$(BIN)/edge-qprompt demo
 
-# in two processes, a file in one of them: most tests wait for something, or have one thread
+# in two processes, a file in one of them: most tests wait for something, or have one thread. Longest files first: tests/conftest.py
 test: $(DEV)
-	$(BIN)/python -m pytest -n 2 --dist loadfile
+	$(BIN)/python -m pytest $(TWO)
+
+test-lowest: $(LOWEST)
+	$(LOWEST_BIN)/python -m pytest $(TWO) $(LOWEST_TESTS:%=tests/test_%.py)
 
 check: $(DEV)
 	$(BIN)/ruff format --check .
@@ -41,4 +63,4 @@ format: $(DEV)
 	$(BIN)/ruff check --fix .
 
 clean:
-	rm -rf $(VENV) build dist *.egg-info
+	rm -rf $(VENV) $(LOWEST_VENV) build dist *.egg-info

@@ -56,7 +56,7 @@ class Lives:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        self.process.communicate()  # the end of its stdin ends it
+        self.process.communicate(timeout=30)  # the end of its stdin ends it
 
 
 def serve(store: str, port: int) -> None:

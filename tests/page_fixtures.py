@@ -47,7 +47,7 @@ def sites(tmp_path_factory: pytest.TempPathFactory, nano: Backbone) -> Iterator[
     locked = ("--no-anonymous-read", "--no-anonymous-classify")
     servers = [LiveServer.start(store, folder), LiveServer.start(other, folder), LiveServer.start(store, folder, *locked)]
     try:
-        with httpx.Client(base_url=servers[0].url, headers={"Authorization": f"Bearer {publisher}"}) as client:
+        with httpx.Client(base_url=servers[0].url, headers={"Authorization": f"Bearer {publisher}"}, timeout=60) as client:
             _fill(client, nano.manifest.short_fingerprint)
         full, empty, closed = (server.url for server in servers)
         yield Sites(full, empty, closed, "clothes", "hostile", promoter, reader)

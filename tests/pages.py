@@ -21,7 +21,7 @@ HOSTILE = (
     "flower" * 14,
     "&amp;",
 )
-WAIT_MS = 10_000
+WAIT_MS = 30_000
 NARROWEST = {"width": 360, "height": 740}  # CSS pixels of a small phone
 TOP = 5  # labels of each task that the page shows
 NO_BREAK = "\u00a0"
@@ -57,12 +57,12 @@ def show_task(open_page: OpenPage, sites: Sites, **options: Any) -> Page:
 
 def api(url: str, path: str) -> Any:
     """What the server says, for comparison."""
-    return httpx.get(f"{url}/{path}").raise_for_status().json()
+    return httpx.get(f"{url}/{path}", timeout=60).raise_for_status().json()
 
 
 def classify(url: str, photo: Path, query: str = f"top={TOP}") -> httpx.Response:
     """The same request as the page's."""
-    return httpx.post(f"{url}/v1/classify?{query}", files={"image": (photo.name, photo.read_bytes())})
+    return httpx.post(f"{url}/v1/classify?{query}", files={"image": (photo.name, photo.read_bytes())}, timeout=60)
 
 
 def classified(page: Page, act: Callable[[], Any]) -> Response:

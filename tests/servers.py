@@ -86,7 +86,7 @@ def token(store: Path | str, *scopes: str) -> str:
     """Made by the command, as an operator would."""
     parts = [part for scope in scopes for part in ("--scope", scope)]
     command = [sys.executable, "-m", "device_agent", "token", "create", "--store", str(store), *parts]
-    return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+    return subprocess.run(command, capture_output=True, text=True, check=True, timeout=60).stdout.strip()
 
 
 class Postgres:
@@ -119,7 +119,7 @@ class Postgres:
 
     def _call(self, program: str, *arguments: str | Path) -> None:
         command = [*self._as, str(self._bin / program), *map(str, arguments)]
-        subprocess.run(command, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, cwd="/")
+        subprocess.run(command, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, cwd="/", timeout=100)
 
 
 @contextmanager

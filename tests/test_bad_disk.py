@@ -60,7 +60,7 @@ def full_disk(tmp_path: Path) -> Iterator[Path]:
     try:
         yield folder
     finally:
-        subprocess.run(["umount", folder], check=True)
+        subprocess.run(["umount", folder], check=True, timeout=30)
 
 
 def adapt_again(command: Command, learned: Learned, target: Path, **more: Any) -> None:
@@ -114,6 +114,7 @@ def start(learned: Learned, out: Path, *options: str) -> subprocess.Popen[str]:
     )
 
 
+@pytest.mark.timeout(600)
 def test_interrupted_and_resumed(edge_qprompt_command: Command, learned: Learned, tmp_path: Path) -> None:
     out, checkpoint = tmp_path / "a.qpk", tmp_path / "a.qpk.checkpoint"
     process = start(learned, out)

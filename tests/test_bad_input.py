@@ -158,5 +158,5 @@ def test_traceback_on_request(edge_qprompt_command: Command, tmp_path: Path) -> 
 
 def test_a_reader_that_has_seen_enough(learned: Learned) -> None:
     command = f"{sys.executable} -m device_agent inspect {learned.path} | true"
-    done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, check=True)
+    done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, check=True, timeout=100)
     assert done.stderr == ""

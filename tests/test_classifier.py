@@ -191,7 +191,7 @@ from edge_qprompt import Backbone, Classifier, Pack
 print(Classifier(Backbone.open("nano"), Pack.open({str(learned.path)!r})).classify({str(BAG)!r})[0].label)
 print("torch" in sys.modules)
 """
-    done = subprocess.run([sys.executable, "-W", "error", "-c", code], capture_output=True, text=True, check=True)
+    done = subprocess.run([sys.executable, "-W", "error", "-c", code], capture_output=True, text=True, check=True, timeout=100)
     label, torch_is_there = done.stdout.split("\n")[:2]
     assert label in ("bag", "ankle boot", "t shirt")
     assert torch_is_there == "False"

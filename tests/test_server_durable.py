@@ -96,6 +96,7 @@ def wait_open(api: httpx.Client) -> float:
     raise AssertionError("the server does not open after a kill")
 
 
+@pytest.mark.timeout(600)
 def test_what_was_acknowledged_survives_a_hundred_kills(nano: Backbone, tmp_path: Path) -> None:
     rng = random.Random(0)
     packs = [random_pack(nano, number, 2) for number in range(PACKS)]
@@ -182,14 +183,14 @@ def test_two_servers_share_a_database_and_one_may_die(nano: Backbone, pair: tupl
         answer = other.post("/v1/classify", content=PHOTO.read_bytes()).json()
         assert answer["images"][0]["tasks"]["flowers"]["version"] == 1
         acknowledged = []
-        thread = threading.Thread(target=lambda: first.process.wait())
+        thread = threading.Thread(target=lambda: first.process.wait(timeout=60))
         thread.start()
         with suppress(httpx.TransportError):
             for number in range(2, 500):
                 acknowledged.append((publish(one, "flowers", random_pack(nano, number, 2)).json(), number))
                 if number == 12:
                     first.process.send_signal(signal.SIGKILL)
-        thread.join()
+        thread.join(60)
         assert len(acknowledged) >= 11
         for facts, number in acknowledged:
             assert other.get(f"/v1/packs/{facts['pack']}").content == random_pack(nano, number, 2)
@@ -236,6 +237,7 @@ def test_two_servers_count_together(nano: Backbone, pair: tuple[LiveServer, Live
 # --- many tasks, a change of version, a stop
 
 
+@pytest.mark.timeout(600)
 def test_a_thousand_tasks_in_memory(nano: Backbone, tmp_path: Path) -> None:
     store = tmp_path / "store"
     catalogue = Catalogue(Database(str(store)))

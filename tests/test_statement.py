@@ -308,7 +308,7 @@ def test_keys_come_back_and_openssl_reads_them(tmp_path: Path) -> None:
     assert read_private_key(path).private_bytes_raw() == private_key.private_bytes_raw()
     assert key_id(read_public_key(public_path(path))) == key_id(public_key)
     openssl = ("openssl", "pkey", "-in", str(path), "-pubout")
-    assert subprocess.run(openssl, capture_output=True, check=True).stdout == (tmp_path / "fleet.pub").read_bytes()
+    assert subprocess.run(openssl, capture_output=True, check=True, timeout=60).stdout == (tmp_path / "fleet.pub").read_bytes()
     assert new_key_pair()[0].private_bytes_raw() != private_key.private_bytes_raw()
 
 

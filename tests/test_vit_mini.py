@@ -64,6 +64,7 @@ def test_growing_keeps_what_is_learned_about_places() -> None:
     assert down[[0, -1], 0].tolist() == pytest.approx([0, 6], abs=0.3)
 
 
+@pytest.mark.timeout(600)
 def test_a_tower_that_has_learned_becomes_a_backbone_that_takes_prompts(views: Path, tmp_path: Path) -> None:
     phases = [vit_mini.Phase(112, 3, 1e-3, batch=8, warmup=1), vit_mini.Phase(160, 1, 1e-4, batch=8, warmup=1)]
     first = vit_mini.tower(112)
