@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from apis import NAMES, PHOTO, start
+from apis import NAMES, PHOTO, make_pack, start
 
 from edge_qprompt import Backbone
 from edge_qprompt.pack import Pack
@@ -42,8 +43,6 @@ def test_lru() -> None:
 
 
 def test_a_pack_that_is_not_ready_yet_holds_up_nobody_else(tmp_path: Path, packs: list[Pack]) -> None:
-    import time
-
     for api in start(tmp_path):
         api.publish("quick", packs[0])
         residents = api.client.app.state.server.residents
@@ -60,3 +59,36 @@ def test_a_pack_that_is_not_ready_yet_holds_up_nobody_else(tmp_path: Path, packs
             gate.set()
             assert fresh.result(30).status_code == 200
             assert all(each.result(30) for each in busy)
+
+
+def test_a_pack_of_absurdly_many_names_is_refused_at_once(tmp_path: Path, width: int) -> None:
+    """60,000 names took 40 seconds and 2 GB."""
+    many = (tuple(f"n{i}" for i in range(60_000)), tuple(f"{i} {'x ' * 30}" for i in range(2000)))
+    for api in start(tmp_path):
+        for names in many:
+            began = time.monotonic()
+            got = api.call("POST", "/v1/tasks/many/versions", "publish", content=make_pack(width, names=names).encode())
+            assert (got.status_code, "at most 5000 names and 100000 characters" in got.json()["detail"]) == (422, True)
+            assert time.monotonic() - began < 5
+
+
+def test_a_large_pack_takes_turns_with_a_new_label(tmp_path: Path, packs: list[Pack], width: int) -> None:
+    large = make_pack(width, names=tuple(f"name {i}" for i in range(4500)))
+    for api in start(tmp_path):
+        api.publish("quick", packs[0])
+        api.call("POST", "/v1/classify?task=quick", content=PHOTO)
+        with ThreadPoolExecutor(1) as pool:
+            began = time.monotonic()
+            publishing = pool.submit(api.call, "POST", "/v1/tasks/large/versions", "publish", content=large.encode())
+            residents, waits = api.client.app.state.server.residents, []
+            while not residents._coming and not publishing.done():
+                time.sleep(0.005)
+            while not publishing.done():
+                asked = time.monotonic()
+                got = api.call("POST", f"/v1/classify?task=quick&labels=new{len(waits)}", content=PHOTO)
+                assert got.status_code == 200
+                waits.append(time.monotonic() - asked)
+            assert publishing.result().status_code == 201
+            whole = time.monotonic() - began
+        assert len(waits) > 3
+        assert sorted(waits)[len(waits) // 2] < whole / 3  # each would have to wait for all of it

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import gzip
 import json
 from dataclasses import replace
 from pathlib import Path
@@ -63,6 +65,37 @@ REFUSED: dict[str, tuple[str, str, dict[str, Any], int, str]] = {
     "no image": ("POST", "/v1/classify?task=one", {"content": b"hello"}, 422, "not an image"),
     "an empty image": ("POST", "/v1/classify?task=one", {"content": b""}, 422, "empty"),
     "a cut image": ("POST", "/v1/classify?task=one", {"content": PHOTO[:200]}, 422, "damaged"),
+    "a compressed body": (
+        "POST",
+        "/v1/classify?task=one",
+        {"content": gzip.compress(PHOTO), "headers": {"Content-Encoding": "gzip"}},
+        415,
+        "Content-Encoding",
+    ),
+    "a compressed file": ("POST", "/v1/classify?task=one", {"content": gzip.compress(PHOTO)}, 422, "compressed by gzip"),
+    "an image in base64": ("POST", "/v1/classify?task=one", {"content": base64.b64encode(PHOTO)}, 422, "base64"),
+    "a data URI": (
+        "POST",
+        "/v1/classify?task=one",
+        {"content": b"data:image/png;base64," + base64.b64encode(PHOTO)},
+        422,
+        "base64",
+    ),
+    "a format of the command line": ("POST", "/v1/classify?task=one", {"content": b"P3\n1 1\n255\n0 0 0\n"}, 422, "is a PPM"),
+    "a form that is none": (
+        "POST",
+        "/v1/classify?task=one",
+        {"content": b"--b\r\nbroken", "headers": {"Content-Type": "multipart/form-data; boundary=b"}},
+        422,
+        "form",
+    ),
+    "a form without a boundary": (
+        "POST",
+        "/v1/classify?task=one",
+        {"content": b"x", "headers": {"Content-Type": "multipart/form-data"}},
+        422,
+        "the form cannot be read",
+    ),
     "not the type of an image": (
         "POST",
         "/v1/classify?task=one",
