@@ -28,7 +28,7 @@ from edge_qprompt.pack import Pack
 from edge_qprompt.precision import AUTO, FP32, candidates, fastest, reason
 from edge_qprompt.prompts import TextEncoder
 from edge_qprompt.quantization import Quantization, quantization_json
-from edge_qprompt.session import CPU, Session, cores, parse_providers, short_name
+from edge_qprompt.session import CPU, Session, cores, parse_providers, runtime_version, short_name
 from edge_qprompt.tokenizer import Tokenizer
 from edge_qprompt.weights import Weights
 
@@ -237,10 +237,8 @@ class Backbone:
 
     def _facts(self, precisions: Sequence[str]) -> list[str]:
         """What, beside the machine, decides how long a photo takes."""
-        import onnxruntime as ort
-
         files = [str(self.manifest.files.get(fmt.image_onnx(precision))) for precision in precisions]
-        return [self.manifest.fingerprint, *files, ort.__version__, str(self.threads), *self.providers]
+        return [self.manifest.fingerprint, *files, runtime_version(), str(self.threads), *self.providers]
 
     def _trial_job(self, precision: str) -> Job:
         """What encodes one photo; what it shows does not matter."""

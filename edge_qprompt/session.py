@@ -76,6 +76,13 @@ class Session:
         return np.asarray(output, np.float32)
 
 
+def runtime_version() -> str:
+    """onnxruntime's version; loads it."""
+    import onnxruntime as ort
+
+    return str(ort.__version__)
+
+
 def cores() -> int:
     """Processor cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

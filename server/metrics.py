@@ -7,12 +7,12 @@ import platform
 from functools import cache
 from typing import Any
 
-import onnxruntime
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 from prometheus_client.exposition import CONTENT_TYPE_LATEST
 from prometheus_client.multiprocess import MultiProcessCollector
 
 from edge_qprompt import __version__
+from edge_qprompt.session import runtime_version
 from server.processes import Processes
 
 MEDIA_TYPE = CONTENT_TYPE_LATEST
@@ -59,7 +59,7 @@ class Metrics:
 
     def built(self, backbone: str) -> None:
         """Say what runs, with which backbone."""
-        self._build.labels(__version__, platform.python_version(), onnxruntime.__version__, backbone).set(1)
+        self._build.labels(__version__, platform.python_version(), runtime_version(), backbone).set(1)
 
     def answered(self, method: str, route: str, status: int, seconds: float) -> None:
         """Count a request; few different methods and routes, please."""
