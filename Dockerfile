@@ -11,7 +11,7 @@ COPY edge_qprompt edge_qprompt
 COPY device_agent device_agent
 COPY exporter exporter
 COPY server server
-RUN python -m venv /opt/edge-qprompt && /opt/edge-qprompt/bin/pip install --no-cache-dir '.[postgres]'
+RUN python -m venv /opt/edge-qprompt && /opt/edge-qprompt/bin/pip install --no-cache-dir '.[postgres,heic]'
 
 FROM python:3.11-slim-bookworm
 RUN useradd --system --uid 10001 --no-create-home --shell /usr/sbin/nologin edge-qprompt \

@@ -154,7 +154,7 @@ class Decoder:
 
     def nice(self) -> None:
         """Let all else go first."""
-        with suppress(ProcessLookupError):  # it has just ended
+        with suppress(OSError):  # it has just ended, or the system forbids it
             if (pid := self.pid) is not None:
                 os.setpriority(os.PRIO_PROCESS, pid, 10)
 
