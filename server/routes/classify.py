@@ -39,7 +39,6 @@ IMAGE_BODY = {
                 "additionalProperties": False,
                 "properties": {"image": {"type": "array", "items": BINARY, "minItems": 1, "maxItems": LIMITS.images}},
             },
-            "encoding": {"image": {"contentType": "image/jpeg, image/png, image/webp"}},
         },
     },
 }

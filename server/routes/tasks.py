@@ -170,12 +170,19 @@ class Promotion(BaseModel):
         None, description="DSSE envelope of the statement; null: unsigned, devices refuse it."
     )
 
+    @classmethod
+    def described(cls) -> dict[str, Any]:
+        """The JSON Schema, which says of an envelope what it is; here it is an object, since `Envelope.decode` checks it."""
+        schema = cls.model_json_schema()
+        schema["properties"]["envelope"]["anyOf"] = [{"$ref": "#/components/schemas/Envelope"}, {"type": "null"}]
+        return schema
+
 
 @router.put(
     "/{task}/channels/{channel}",
     responses=answers.given(answers.Promoted, *answers.BODY, 401, 403, 404, 409, 507),
     openapi_extra=described(Scope.PROMOTE)
-    | {"requestBody": {"required": True, "content": {"application/json": {"schema": Promotion.model_json_schema()}}}},
+    | {"requestBody": {"required": True, "content": {"application/json": {"schema": Promotion.described()}}}},
 )
 async def promote(request: Request, who: Promoter, task: TaskName, channel: ChannelName) -> Response:
     """Point a channel at a version, forward or back. 409: the statement's serial is not the next one."""
