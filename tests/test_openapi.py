@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 from collections.abc import Iterator
 from typing import Any
 
@@ -21,6 +22,8 @@ from schemathesis.transport.serialization import Binary
 
 from edge_qprompt.pack import Pack
 from server.database import Database
+from server.routes import answers
+from server.settings import Limits
 from server.tokens import Scope, Tokens
 
 pytest_plugins = ("api_fixtures",)
@@ -63,11 +66,13 @@ def token(api: Api) -> str:
 @pytest.fixture(scope="module")
 def description(api: Api, packs: list[Pack]) -> schemathesis.BaseSchema:
     schemathesis.openapi.format("class-names", st.text("abc ,", max_size=20))
-    photos = st.sampled_from([Binary(PHOTO), Binary(OTHER)])
-    schemathesis.openapi.format("binary", photos)  # in forms of photos
+    photos = st.sampled_from([PHOTO, OTHER])
+    schemathesis.openapi.format("binary", photos.map(Binary))  # in forms of photos
     for kind in ("image/jpeg", "image/png", "image/webp", "application/octet-stream"):
         schemathesis.openapi.media_type(kind, photos)
     schemathesis.openapi.media_type("application/vnd.edge-qprompt.pack", st.sampled_from([pack.encode() for pack in packs]))
+    for task in ("flowers", "birds"):  # the names of its examples
+        api.publish(task, packs[0])
     return schemathesis.openapi.from_dict(api.client.get("/openapi.json").json(), config=SchemathesisConfig.from_dict(CONFIG))
 
 
@@ -86,7 +91,7 @@ def mismatches(description: schemathesis.BaseSchema, headers: dict[str, str]) ->
         try:
             test()
         except (Exception, BaseExceptionGroup) as error:
-            found[operation.label] = "\n".join(map(str, getattr(error, "exceptions", [error])))
+            found[operation.label] = str(error) or repr(error)
     return found
 
 
@@ -102,3 +107,109 @@ def test_with_a_token(description: schemathesis.BaseSchema, in_process: list[int
     assert mismatches(description, {"Authorization": f"Bearer {token}"}) == {}
     assert len(in_process) - start > 250
     assert {200, 201, 401, 404, 422} <= set(in_process[start:])
+
+
+# --- what chance does not find
+
+
+def test_packs_and_what_has_not_changed(description: schemathesis.BaseSchema, api: Api, packs: list[Pack]) -> None:
+    for path, pattern in (
+        (f"/v1/packs/{packs[0].pack_id}", "/v1/packs/{pack_id}"),
+        ("/v1/tasks/flowers/channels/stable", "/v1/tasks/{task}/channels/{channel}"),
+    ):
+        first = requests.get(URL + path)
+        again = requests.get(URL + path, headers={"If-None-Match": first.headers["ETag"]})
+        assert (first.status_code, again.status_code) == (200, 304)
+        for response in (first, again):
+            description[pattern]["GET"].validate_response(response)
+            assert str(response.status_code) in description[pattern]["GET"].definition.raw["responses"]
+
+
+def test_answers_have_the_fields_of_their_models_and_no_others(api: Api, packs: list[Pack]) -> None:
+    pack = packs[2].encode()
+    report = {"report": json.dumps({"held_out_accuracy": 0.5})}
+    posted = api.call("POST", "/v1/tasks/fields/versions", "publish", files={"pack": pack}, data=report)
+    put = api.call("PUT", "/v1/tasks/fields/channels/stable", "promote", json={"version": 1.0})
+    labels = api.call("POST", "/v1/classify?task=fields&embeddings=true", files={"image": ("a.png", PHOTO)})
+    task = api.call("GET", "/v1/tasks/fields").json()
+    tasks = api.call("GET", "/v1/tasks").json()
+    residents = api.call("GET", "/v1/residents").json()
+    log = api.call("GET", "/v1/audit", "publish").json()
+    envelope = api.call("GET", "/v1/tasks/fields/channels/stable")
+    photo = labels.json()["images"][0]
+    for model, found in (
+        (answers.Status, api.call("GET", "/readyz").json()),
+        (answers.Published, posted.json()),
+        (answers.Promoted, put.json()),
+        (answers.Labels, labels.json()),
+        (answers.PhotoLabels, photo),
+        (answers.TaskLabels, photo["tasks"]["fields"]),
+        (answers.Label, photo["tasks"]["fields"]["labels"][0]),
+        (answers.VersionPage, {"next": None} | task),
+        (answers.Version, task["versions"][0]),
+        (answers.DatedPointer, task["channels"]["stable"]),
+        (answers.TaskPage, tasks),
+        (answers.TaskSummary, tasks["tasks"][0]),
+        (answers.Pointer, tasks["tasks"][0]["channels"]["stable"]),
+        (answers.Residents, residents),
+        (answers.Resident, residents["residents"][0]),
+        (answers.Log, log),
+        (answers.Entry, log["entries"][0]),
+        (answers.Envelope, envelope.json()),
+        (answers.Problem, api.call("GET", "/v1/tasks/nowhere").json()),
+    ):
+        assert set(found) == set(model.model_fields), model
+        model.model_validate(found)
+
+
+# --- what the description says of every route
+
+
+def operations(api: Api) -> Iterator[tuple[str, str, dict[str, Any]]]:
+    for path, methods in api.client.get("/openapi.json").json()["paths"].items():
+        for method, operation in methods.items():
+            yield method.upper(), path, operation
+
+
+def test_every_error_is_a_problem(api: Api) -> None:
+    found = api.client.get("/openapi.json").json()
+    assert not [name for name in found["components"]["schemas"] if "ValidationError" in name]
+    for method, path, operation in operations(api):
+        errors = {status: each for status, each in operation["responses"].items() if int(status) >= 400}
+        assert {"422", "429", "503"} <= set(errors), path
+        for each in errors.values():
+            assert each["content"]["application/problem+json"]["schema"] == {"$ref": "#/components/schemas/Problem"}
+        answer = operation["responses"]["200"]["content"]
+        assert path == "/metrics" or path.startswith("/v1/packs") or "$ref" in answer["application/json"]["schema"], path
+    assert {"400", "408", "409", "413", "415", "507"} <= set(
+        found["paths"]["/v1/tasks/{task}/channels/{channel}"]["put"]["responses"]
+    )
+
+
+def test_a_token_is_described_where_one_is_needed(private: Api) -> None:
+    asked = 0
+    for method, path, operation in operations(private):
+        real = path.format(task="one", channel="stable", pack_id="0" * 64)
+        status = private.client.request(method, real).status_code
+        assert (status == 401) == ("security" in operation), path
+        assert {} not in operation.get("security", []), path
+        if "security" in operation:
+            ((scope,),) = operation["security"][0].values()
+            assert private.call(method, real, scope).status_code not in (401, 403), path
+            asked += 1
+    assert asked == 9
+
+
+def test_a_token_is_not_asked_for_where_none_is_needed(api: Api) -> None:
+    needed = {(method, path) for method, path, each in operations(api) if "security" in each and {} not in each["security"]}
+    writes = {("POST", "/v1/tasks/{task}/versions"), ("PUT", "/v1/tasks/{task}/channels/{channel}")}
+    assert needed == writes | {("GET", "/v1/audit")}
+
+
+def test_limits_are_those_of_the_server(api: Api) -> None:
+    found = api.client.get("/openapi.json").json()["paths"]["/v1/classify"]["post"]
+    by_name = {each["name"]: each["schema"] for each in found["parameters"]}
+    assert by_name["task"]["maxItems"] == Limits().tasks
+    for number in (Limits().labels, Limits().label_chars, Limits().added):
+        assert str(number) in by_name["labels"]["description"]
+    assert found["requestBody"]["content"]["multipart/form-data"]["schema"]["properties"]["image"]["maxItems"] == Limits().images

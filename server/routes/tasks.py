@@ -7,7 +7,7 @@ import json
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Query, Request, Response
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 from starlette.datastructures import UploadFile
 from starlette.responses import JSONResponse
 
@@ -160,12 +160,17 @@ def _gate(state: State, report: dict[str, Any] | None) -> None:
         raise Problem(422, f"this server takes packs of held-out accuracy {gate:.3f} or more, the report says {said}: learn more")
 
 
+def _whole(number: Any) -> Any:
+    """2 for 2.0, which is the same number in JSON."""
+    return int(number) if isinstance(number, float) and number.is_integer() else number
+
+
 class Promotion(BaseModel):
     """What a channel should point at."""
 
     model_config = ConfigDict(extra="forbid", strict=True, json_schema_extra={"examples": [{"version": 2, "envelope": None}]})
 
-    version: int = Field(ge=1, le=1 << 31)
+    version: Annotated[int, BeforeValidator(_whole)] = Field(ge=1, le=1 << 31)
     envelope: dict[str, Any] | None = Field(
         None, description="DSSE envelope of the statement; null: unsigned, devices refuse it."
     )
