@@ -29,11 +29,14 @@ from server.tokens import Scope, Tokens
 pytest_plugins = ("api_fixtures",)
 
 URL = "http://testserver"
+BUSY = 3  # answers of 503 in hundreds, at most
 CONFIG = {
     "seed": 16,
     "base-url": URL,
     "generation": {"max-examples": 8, "deterministic": True, "no-shrink": True, "database": "none"},
     "phases": {"stateful": {"enabled": False}},
+    # 503 with Retry-After is the right answer where a busy machine cannot decode sixteen photos in time; see BUSY
+    "checks": {"not_a_server_error": {"expected-statuses": ["2xx", "3xx", "4xx", "503"]}},
 }
 
 
@@ -76,8 +79,8 @@ def description(api: Api, packs: list[Pack]) -> schemathesis.BaseSchema:
     return schemathesis.openapi.from_dict(api.client.get("/openapi.json").json(), config=SchemathesisConfig.from_dict(CONFIG))
 
 
-def mismatches(description: schemathesis.BaseSchema, headers: dict[str, str]) -> dict[str, str]:
-    """What does not fit together, by operation."""
+def mismatches(description: schemathesis.BaseSchema, headers: dict[str, str]) -> str:
+    """What does not fit together, each with the request that shows it."""
     load_all_checks()  # all that are on by default
 
     def check(case: schemathesis.Case) -> None:
@@ -85,28 +88,30 @@ def mismatches(description: schemathesis.BaseSchema, headers: dict[str, str]) ->
         enveloped = isinstance(case.body, dict) and case.body.get("envelope") is not None
         case.call_and_validate(headers=headers, excluded_checks=[positive_data_acceptance] if enveloped else [])
 
-    found = {}
+    found = []
     for made in get_all_tests(schema=description, test_func=check, settings=None, given_kwargs={}):
         operation, test = made.ok()
         try:
             test()
         except (Exception, BaseExceptionGroup) as error:
-            found[operation.label] = str(error) or repr(error)
-    return found
+            found.append(f"{operation.label}: {error or repr(error)}")
+    return "\n\n".join(found)
 
 
 def test_without_a_token(description: schemathesis.BaseSchema, in_process: list[int]) -> None:
     start = len(in_process)
-    assert mismatches(description, {}) == {}
+    assert mismatches(description, {}) == ""
     assert len(in_process) - start > 250
     assert {200, 401, 404, 405, 422} <= set(in_process[start:])
+    assert in_process[start:].count(503) <= BUSY
 
 
 def test_with_a_token(description: schemathesis.BaseSchema, in_process: list[int], token: str) -> None:
     start = len(in_process)
-    assert mismatches(description, {"Authorization": f"Bearer {token}"}) == {}
+    assert mismatches(description, {"Authorization": f"Bearer {token}"}) == ""
     assert len(in_process) - start > 250
     assert {200, 201, 401, 404, 422} <= set(in_process[start:])
+    assert in_process[start:].count(503) <= BUSY
 
 
 # --- what chance does not find
@@ -132,7 +137,8 @@ def test_answers_have_the_fields_of_their_models_and_no_others(api: Api, packs: 
     put = api.call("PUT", "/v1/tasks/fields/channels/stable", "promote", json={"version": 1.0})
     labels = api.call("POST", "/v1/classify?task=fields&embeddings=true", files={"image": ("a.png", PHOTO)})
     task = api.call("GET", "/v1/tasks/fields").json()
-    tasks = api.call("GET", "/v1/tasks").json()
+    tasks = api.call("GET", "/v1/tasks?limit=1000").json()
+    summary = next(each for each in tasks["tasks"] if each["name"] == "fields")
     residents = api.call("GET", "/v1/residents").json()
     log = api.call("GET", "/v1/audit", "publish").json()
     envelope = api.call("GET", "/v1/tasks/fields/channels/stable")
@@ -149,8 +155,8 @@ def test_answers_have_the_fields_of_their_models_and_no_others(api: Api, packs: 
         (answers.Version, task["versions"][0]),
         (answers.DatedPointer, task["channels"]["stable"]),
         (answers.TaskPage, tasks),
-        (answers.TaskSummary, tasks["tasks"][0]),
-        (answers.Pointer, tasks["tasks"][0]["channels"]["stable"]),
+        (answers.TaskSummary, summary),
+        (answers.Pointer, summary["channels"]["stable"]),
         (answers.Residents, residents),
         (answers.Resident, residents["residents"][0]),
         (answers.Log, log),
@@ -174,7 +180,7 @@ def operations(api: Api) -> Iterator[tuple[str, str, dict[str, Any]]]:
 def test_every_error_is_a_problem(api: Api) -> None:
     found = api.client.get("/openapi.json").json()
     assert not [name for name in found["components"]["schemas"] if "ValidationError" in name]
-    for method, path, operation in operations(api):
+    for _, path, operation in operations(api):
         errors = {status: each for status, each in operation["responses"].items() if int(status) >= 400}
         assert {"422", "429", "503"} <= set(errors), path
         for each in errors.values():
