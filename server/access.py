@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Awaitable, Callable
-from typing import Annotated
+from typing import Annotated, Any
 
 from fastapi import Depends, Request
 
 from edge_qprompt.statement import NAME
 from server.observed import METHODS, WHO
 from server.problem import Problem
-from server.state import State, state_of
+from server.settings import ServerSettings
+from server.state import state_of
 from server.tokens import Holder, Refusal, Refused, Scope
 
 ANONYMOUS = "anonymous"
+SCHEME = "bearer"  # its name in the description of the API
 CHALLENGE = {"WWW-Authenticate": 'Bearer realm="edge-qprompt"'}
 
 
@@ -28,7 +30,7 @@ def needs(scope: Scope) -> Callable[[Request], Awaitable[Holder]]:
     async def check(request: Request) -> Holder:
         state = state_of(request)
         header = request.headers.get("authorization")
-        anyone = _anyone(state, scope)
+        anyone = scope in open_to_all(state.settings)
         if header is None:
             if anyone:
                 return Holder(ANONYMOUS, frozenset())
@@ -63,9 +65,15 @@ async def for_all_tasks(request: Request, holder: Holder, what: str) -> None:
         raise Problem(403, f"{what}, and this token is for the tasks {', '.join(holder.tasks)}: ask with a token for all")
 
 
-def _anyone(state: State, scope: Scope) -> bool:
-    open_to_all = {Scope.READ: state.settings.anonymous_read, Scope.CLASSIFY: state.settings.anonymous_classify}
-    return open_to_all.get(scope, False)
+def described(scope: Scope) -> dict[str, Any]:
+    """What OpenAPI says about a route that `needs` a scope, as its `openapi_extra`."""
+    return {"security": [{SCHEME: [str(scope)]}]}
+
+
+def open_to_all(settings: ServerSettings) -> set[Scope]:
+    """What needs no token."""
+    anonymous = {Scope.READ: settings.anonymous_read, Scope.CLASSIFY: settings.anonymous_classify}
+    return {scope for scope, anyone in anonymous.items() if anyone}
 
 
 async def _holder(request: Request, header: str) -> Holder:

@@ -6,36 +6,25 @@ import asyncio
 import os
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
-from pathlib import Path
-from typing import Any
 
 from fastapi import FastAPI
-from fastapi.staticfiles import StaticFiles
-from starlette.responses import FileResponse, Response
 
 from edge_qprompt import __version__
 from edge_qprompt.backbone import Backbone
-from server import problem
+from server import pages, problem
+from server.access import open_to_all
 from server.database import Database
+from server.description import DescribedApp
 from server.failures import Failures
 from server.log import set_up
+from server.methods import Heads
 from server.metrics import Metrics
 from server.observed import Observed
 from server.routes import classify, operations, packs, tasks
 from server.settings import ServerSettings
 from server.state import State
 
-PAGE = Path(__file__).parent / "page"
 SETTINGS_VARIABLE = "EDGE_QPROMPT_SERVER"  # how `serve` hands settings to worker processes
-POLICY = (
-    "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' blob: data:; connect-src 'self'; "
-    "form-action 'none'; base-uri 'none'; frame-ancestors 'none'"
-)
-PAGE_HEADERS = {
-    "Content-Security-Policy": POLICY,
-    "Referrer-Policy": "no-referrer",
-    "Cache-Control": "no-cache",  # with its ETag, so that what has not changed is not sent again
-}
 
 
 def create_app(settings: ServerSettings) -> FastAPI:
@@ -60,33 +49,23 @@ def create_app(settings: ServerSettings) -> FastAPI:
             await loading
         await asyncio.to_thread(state.close)
 
-    app = FastAPI(
+    app = DescribedApp(
         title="edge-qprompt",
         version=__version__,
         description="Packs of a few hundred bytes for devices, and labels for photos.",
         lifespan=life,
+        redirect_slashes=False,  # to whatever the header Host says
+        docs_url=None,  # FastAPI's pages load scripts from elsewhere
+        redoc_url=None,
     )
+    app.open_to_all = open_to_all(settings)
     for part in (packs, classify, tasks, operations):  # what is asked for most comes first
         app.router.routes.extend(part.router.routes)
-    app.mount("/static", Static(directory=PAGE), "static")
-
-    @app.get("/", include_in_schema=False)
-    async def page() -> FileResponse:
-        return FileResponse(PAGE / "index.html", headers=PAGE_HEADERS)
-
+    pages.add(app)
     problem.add_handlers(app)
+    app.add_middleware(Heads)
     app.add_middleware(Observed, metrics=metrics)
     return app
-
-
-class Static(StaticFiles):
-    """The page's files, which a browser asks for again each time: after an upgrade they must fit together."""
-
-    def file_response(self, *args: Any, **kwargs: Any) -> Response:
-        """As of StaticFiles."""
-        response = super().file_response(*args, **kwargs)
-        response.headers.update(PAGE_HEADERS)
-        return response
 
 
 def from_environment() -> FastAPI:

@@ -24,6 +24,7 @@ from edge_qprompt.errors import (
 )
 from server import request_id
 from server.failures import AWAY, FAULTS, kind_of
+from server.methods import allowed
 
 MEDIA_TYPE = "application/problem+json"
 AWAY_SECONDS = 5
@@ -109,7 +110,9 @@ def add_handlers(app: FastAPI) -> None:
 
 async def _http(request: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, HTTPException)
-    headers = dict(error.headers) if error.headers else None
+    headers = dict(error.headers) if error.headers else {}
+    if error.status_code == 405 and (route := request.scope.get("route")) is not None:
+        headers["Allow"] = allowed(request.app.routes, route.path)
     detail = error.detail if isinstance(error, Problem) else _plain(request, error)
     return response(error.status_code, detail, headers)
 
@@ -153,29 +156,3 @@ async def _away(request: Request, error: Exception) -> JSONResponse:
     if kind == "full":
         return response(507, FULL)
     return response(503, UNUSABLE.get(kind, GONE), {"Retry-After": str(AWAY_SECONDS)})
-
-
-RESPONSES: dict[int | str, dict[str, Any]] = {
-    status: {
-        "description": text,
-        "content": {
-            MEDIA_TYPE: {"example": {"type": "about:blank", "title": HTTPStatus(status).phrase, "status": status, "detail": text}}
-        },
-    }
-    for status, text in {
-        401: "this needs a token: send Authorization: Bearer",
-        403: "this token lacks the scope",
-        404: "there is no such task",
-        413: "the body is larger than the limit",
-        415: "this is not a media type that is taken here",
-        422: "the photo cannot be decoded",
-        429: "too many photos of yours are waiting: try again later",
-        503: "the server is full: try again later",
-        507: "the server's disk is full: nothing was changed",
-    }.items()
-}
-
-
-def responses(*statuses: int) -> dict[int | str, dict[str, Any]]:
-    """What OpenAPI says about these statuses."""
-    return {status: RESPONSES[status] for status in statuses}

@@ -7,24 +7,48 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Query, Request
+from fastapi import APIRouter, Query, Request, Response
 from starlette.datastructures import UploadFile
+from starlette.responses import JSONResponse
 
 from edge_qprompt.errors import PhotoError
-from server.access import Asker, only_for
+from server.access import Asker, described, only_for
 from server.attendance import attended
 from server.body import MULTIPART, Body, body_of
 from server.catalogue import STABLE, Target
 from server.client import client_of
-from server.problem import Problem, responses
-from server.routes.names import NAME, TaskNames
+from server.problem import Problem
+from server.routes import answers
+from server.routes.names import CHARACTERS, LIMITS, NAME, ClassNames, StrictRoute, TaskNames, only
 from server.state import State, state_of
-from server.tokens import Holder
+from server.tokens import Holder, Scope
 
 IMAGE_TYPES = ("", "application/octet-stream", "application/x-www-form-urlencoded")  # what curl --data-binary says
 NAME_CHARS = 255
+FIELDS = ("image",)
 
-router = APIRouter(prefix="/v1", tags=["classify"])
+BINARY = {"type": "string", "format": "binary"}
+IMAGE_BODY = {
+    "required": True,
+    "content": {
+        **{kind: {"schema": BINARY} for kind in ("image/jpeg", "image/png", "image/webp", "application/octet-stream")},
+        MULTIPART: {
+            "schema": {
+                "type": "object",
+                "required": ["image"],
+                "additionalProperties": False,
+                "properties": {"image": {"type": "array", "items": BINARY, "minItems": 1, "maxItems": LIMITS.images}},
+            },
+        },
+    },
+}
+EXAMPLE = {
+    "backbone": "nano",
+    "precision": "fp32",
+    "images": [{"name": "new.jpg", "tasks": {"flowers": {"version": 2, "labels": [{"label": "rose", "probability": 0.93}]}}}],
+}
+
+router = APIRouter(prefix="/v1", tags=["classify"], route_class=StrictRoute)
 
 
 @dataclass(frozen=True)
@@ -37,49 +61,18 @@ class Photo:
 
 @router.post(
     "/classify",
-    responses={
-        **responses(401, 403, 404, 413, 415, 422, 429, 503),
-        200: {
-            "content": {
-                "application/json": {
-                    "example": {
-                        "backbone": "nano",
-                        "precision": "fp32",
-                        "images": [
-                            {
-                                "name": "new.jpg",
-                                "tasks": {"flowers": {"version": 2, "labels": [{"label": "rose", "probability": 0.93}]}},
-                            }
-                        ],
-                    }
-                }
-            }
-        },
-    },
-    openapi_extra={
-        "requestBody": {
-            "required": True,
-            "content": {
-                "image/jpeg": {"schema": {"type": "string", "format": "binary"}},
-                MULTIPART: {
-                    "schema": {
-                        "type": "object",
-                        "properties": {"image": {"type": "array", "items": {"type": "string", "format": "binary"}}},
-                    }
-                },
-            },
-        }
-    },
+    responses=answers.given(answers.Labels, *answers.BODY, 401, 403, 404, example=EXAMPLE),
+    openapi_extra=described(Scope.CLASSIFY) | {"requestBody": IMAGE_BODY},
 )
 async def classify(
     request: Request,
     who: Asker,
-    task: TaskNames = None,
-    labels: Annotated[list[str] | None, Query(description="Class names to add to every task's, with commas.")] = None,
-    top: Annotated[int, Query(ge=1, description="Labels a task, best first.")] = 3,
-    channel: Annotated[str, Query(pattern=NAME)] = STABLE,
+    task: TaskNames,
+    labels: ClassNames,
+    top: Annotated[int, Query(ge=1, description=f"Labels a task, best first; more than {LIMITS.top} are not given.")] = 3,
+    channel: Annotated[str, Query(pattern=NAME, description=CHARACTERS)] = STABLE,
     embeddings: Annotated[bool, Query(description="Also give the photos' features.")] = False,
-) -> dict[str, Any]:
+) -> Response:
     """Label photos for some tasks, or for all of them. A photo is encoded once, whatever the number of tasks."""
     state = state_of(request)
     if not state.ready.is_set():
@@ -90,7 +83,8 @@ async def classify(
     question = _Question(who, client_of(request, who), wanted, added, top, channel, embeddings)
     async with body_of(request, question.client, state.settings.limits.body_bytes) as body:
         photos = await _photos(body, state.settings.limits.images)
-        return await attended(request, _answer(state, question, photos), state.settings.limits.answer_seconds)
+        answer = await attended(request, _answer(state, question, photos), state.settings.limits.answer_seconds)
+    return JSONResponse(answer)  # ready, since to check it again would cost
 
 
 @dataclass(frozen=True)
@@ -146,8 +140,8 @@ class _first_error(asyncio.TaskGroup):  # noqa: N801  a context manager
             raise group.exceptions[0] from None
 
 
-def _wanted(state: State, task: list[str] | None) -> list[str] | None:
-    if task is None:
+def _wanted(state: State, task: list[str]) -> list[str] | None:
+    if not task:
         return None
     wanted = list(dict.fromkeys(task))
     if len(wanted) > (most := state.settings.limits.tasks):
@@ -155,9 +149,9 @@ def _wanted(state: State, task: list[str] | None) -> list[str] | None:
     return wanted
 
 
-def _labels(state: State, labels: list[str] | None) -> tuple[str, ...]:
+def _labels(state: State, labels: list[str]) -> tuple[str, ...]:
     limits = state.settings.limits
-    given = [label.strip() for part in labels or () for label in part.split(",")]
+    given = [label.strip() for part in labels for label in part.split(",")]
     names = tuple(dict.fromkeys(label for label in given if label))
     if len(names) > limits.labels:
         raise Problem(422, f"labels names {len(names)} classes, at most {limits.labels} can be added: leave some out")
@@ -174,6 +168,7 @@ async def _photos(body: Body, most: int) -> list[Photo]:
         photos = [Photo(await body.read(), None)]
     else:
         async with body.form(files=most, fields=most) as form:
+            only(form, FIELDS, "file or field")
             parts = [part for part in form.getlist("image") if isinstance(part, UploadFile)]
             photos = [Photo(await part.read(), (part.filename or "")[:NAME_CHARS] or None) for part in parts]
         if not photos:

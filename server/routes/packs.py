@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from fastapi import APIRouter, Request, Response
 
-from server.access import needs
+from server.access import described, needs
 from server.patterns import covers
-from server.problem import Problem, responses
-from server.routes.names import PackId
+from server.problem import Problem
+from server.routes import answers
+from server.routes.names import PackId, StrictRoute
 from server.state import state_of
 from server.tokens import Scope
 
@@ -15,12 +16,16 @@ MEDIA_TYPE = "application/vnd.edge-qprompt.pack"
 FOR_EVER = "public, max-age=31536000, immutable"
 FOR_ONE = "private, max-age=31536000, immutable"  # a shared cache would hand it to those without a token
 
-router = APIRouter(prefix="/v1/packs", tags=["packs"])
+router = APIRouter(prefix="/v1/packs", tags=["packs"], route_class=StrictRoute)
 let_in = needs(Scope.READ)
 
 
-@router.get("/{pack_id}", responses=responses(401, 404, 503), response_class=Response)
-@router.head("/{pack_id}", include_in_schema=False)
+@router.get(
+    "/{pack_id}",
+    response_class=Response,
+    responses=answers.given_bytes(MEDIA_TYPE, "The pack.", 401, 403, 404) | answers.UNCHANGED,
+    openapi_extra=described(Scope.READ),
+)
 async def pack(request: Request, pack_id: PackId) -> Response:
     """A pack's bytes."""
     who = await let_in(request)  # as a dependency it would cost more than everything else here

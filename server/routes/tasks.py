@@ -7,7 +7,7 @@ import json
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Query, Request, Response
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 from starlette.datastructures import UploadFile
 from starlette.responses import JSONResponse
 
@@ -17,65 +17,71 @@ from edge_qprompt.pack import Pack
 from edge_qprompt.pack_layout import MAX_BYTES
 from edge_qprompt.shared_adapter import is_adapter
 from edge_qprompt.statement import MAX_ENVELOPE_BYTES, Envelope
-from server.access import Promoter, Publisher, Reader
+from server.access import Promoter, Publisher, Reader, described
 from server.attendance import attended
 from server.body import MULTIPART, Body, body_of
 from server.client import client_of
-from server.problem import Problem, responses
+from server.problem import Problem
 from server.residents import Key
-from server.routes.names import ChannelName, TaskName
+from server.routes import answers
+from server.routes.names import ChannelName, StrictRoute, TaskName, only
 from server.rows import accuracy_of
 from server.state import State, state_of
+from server.tokens import Scope
 
 FORM_BYTES = 64 << 10  # for boundaries and headers of a form's parts
+FIELDS = ("pack", "report")
 REPORT_LEVELS = 16  # of nested JSON; those of `adapt` have four
 PACK_TYPES = ("", "application/octet-stream", "application/vnd.edge-qprompt.pack", "application/x-www-form-urlencoded")
 
-router = APIRouter(prefix="/v1/tasks", tags=["tasks"])
+PACK_BODY = {
+    "required": True,
+    "content": {
+        "application/vnd.edge-qprompt.pack": {"schema": {"type": "string", "format": "binary"}},
+        MULTIPART: {
+            "schema": {
+                "type": "object",
+                "required": ["pack"],
+                "additionalProperties": False,
+                "properties": {
+                    "pack": {"type": "string", "format": "binary"},
+                    "report": {"type": "string", "description": "The JSON object that `adapt --json` prints."},
+                },
+            },
+            "encoding": {"pack": {"contentType": "application/vnd.edge-qprompt.pack"}},
+        },
+    },
+}
+
+router = APIRouter(prefix="/v1/tasks", tags=["tasks"], route_class=StrictRoute)
 
 
-@router.get("", responses=responses(401, 503))
+@router.get("", responses=answers.given(answers.TaskPage, 401, 403), openapi_extra=described(Scope.READ))
 async def tasks(
     request: Request,
     who: Reader,
     limit: Annotated[int, Query(ge=1, le=1000)] = 100,
     after: Annotated[str, Query(max_length=64)] = "",
-) -> dict[str, Any]:
+) -> Response:
     """All tasks by name, a page at a time; `next` is what to give as `after`, null on the last page."""
     state = state_of(request)
     found = await state.database.run(state.catalogue.tasks, limit, after, who.tasks)
-    return {"tasks": found, "next": found[-1]["name"] if len(found) == limit else None}
+    return JSONResponse({"tasks": found, "next": found[-1]["name"] if len(found) == limit else None})
 
 
-@router.get("/{task}", responses=responses(401, 403, 404, 503))
-async def task(request: Request, who: Reader, task: TaskName) -> dict[str, Any]:
+@router.get("/{task}", responses=answers.given(answers.VersionPage, 401, 403, 404), openapi_extra=described(Scope.READ))
+async def task(request: Request, who: Reader, task: TaskName) -> Response:
     """One task: its versions, newest first, with the reports they were published with, and its channels."""
     state = state_of(request)
-    return await state.database.run(state.catalogue.task, task)
+    return JSONResponse(await state.database.run(state.catalogue.task, task))
 
 
 @router.post(
     "/{task}/versions",
     status_code=201,
-    responses=responses(401, 403, 413, 415, 422, 503, 507),
-    openapi_extra={
-        "requestBody": {
-            "required": True,
-            "content": {
-                "application/vnd.edge-qprompt.pack": {"schema": {"type": "string", "format": "binary"}},
-                MULTIPART: {
-                    "schema": {
-                        "type": "object",
-                        "required": ["pack"],
-                        "properties": {
-                            "pack": {"type": "string", "format": "binary"},
-                            "report": {"type": "string", "description": "The JSON object that `adapt --json` prints."},
-                        },
-                    }
-                },
-            },
-        }
-    },
+    responses=answers.given(answers.Published, *answers.BODY, 401, 403, 507)
+    | {201: {"model": answers.Published, "description": "A new version."}},
+    openapi_extra=described(Scope.PUBLISH) | {"requestBody": PACK_BODY},
 )
 async def publish(request: Request, who: Publisher, task: TaskName) -> Response:
     """Publish a pack as the task's next version. The same bytes again give the version that they have, and 200.
@@ -121,6 +127,7 @@ async def _upload(body: Body, report_bytes: int) -> tuple[bytes, dict[str, Any] 
             raise Problem(415, f"a pack is not {body.media_type}: send application/octet-stream or {MULTIPART}")
         return await body.read(), None
     async with body.form(files=1, fields=1) as form:
+        only(form, FIELDS, "file or field")
         pack, text = form.get("pack"), form.get("report")
         if not isinstance(pack, UploadFile) or isinstance(text, UploadFile):
             raise Problem(422, "the form must have a file `pack`, and may have a text `report`")
@@ -153,19 +160,36 @@ def _gate(state: State, report: dict[str, Any] | None) -> None:
         raise Problem(422, f"this server takes packs of held-out accuracy {gate:.3f} or more, the report says {said}: learn more")
 
 
+def _whole(number: Any) -> Any:
+    """2 for 2.0, which is the same number in JSON."""
+    return int(number) if isinstance(number, float) and number.is_integer() else number
+
+
 class Promotion(BaseModel):
     """What a channel should point at."""
 
     model_config = ConfigDict(extra="forbid", strict=True, json_schema_extra={"examples": [{"version": 2, "envelope": None}]})
 
-    version: int = Field(ge=1, le=1 << 31)
+    version: Annotated[int, BeforeValidator(_whole)] = Field(ge=1, le=1 << 31)
     envelope: dict[str, Any] | None = Field(
         None, description="DSSE envelope of the statement; null: unsigned, devices refuse it."
     )
 
+    @classmethod
+    def described(cls) -> dict[str, Any]:
+        """The JSON Schema, which says of an envelope what it is; here it is an object, since `Envelope.decode` checks it."""
+        schema = cls.model_json_schema()
+        schema["properties"]["envelope"]["anyOf"] = [{"$ref": "#/components/schemas/Envelope"}, {"type": "null"}]
+        return schema
 
-@router.put("/{task}/channels/{channel}", responses=responses(401, 403, 404, 413, 422, 503, 507))
-async def promote(request: Request, who: Promoter, task: TaskName, channel: ChannelName) -> dict[str, Any]:
+
+@router.put(
+    "/{task}/channels/{channel}",
+    responses=answers.given(answers.Promoted, *answers.BODY, 401, 403, 404, 409, 507),
+    openapi_extra=described(Scope.PROMOTE)
+    | {"requestBody": {"required": True, "content": {"application/json": {"schema": Promotion.described()}}}},
+)
+async def promote(request: Request, who: Promoter, task: TaskName, channel: ChannelName) -> Response:
     """Point a channel at a version, forward or back. 409: the statement's serial is not the next one."""
     async with body_of(request, client_of(request, who), 2 * MAX_ENVELOPE_BYTES) as body:
         promotion = _promotion(await body.read())
@@ -176,7 +200,8 @@ async def promote(request: Request, who: Promoter, task: TaskName, channel: Chan
         raise Problem(422, f"the envelope cannot be read ({error}): use this version's edge-qprompt push") from error
     state = state_of(request)
     done = await state.database.run(state.catalogue.promote, task, channel, promotion.version, envelope, who.name)
-    return {"task": done.task, "channel": done.channel, "version": done.version, "serial": done.serial, "signed": done.signed}
+    facts = {"task": done.task, "channel": done.channel, "version": done.version}
+    return JSONResponse(facts | {"serial": done.serial, "signed": done.signed})
 
 
 def _promotion(data: bytes) -> Promotion:
@@ -186,7 +211,11 @@ def _promotion(data: bytes) -> Promotion:
         raise Problem(422, 'the body must be JSON like {"version": 2, "envelope": null}') from error
 
 
-@router.get("/{task}/channels/{channel}", responses=responses(401, 403, 404, 503))
+@router.get(
+    "/{task}/channels/{channel}",
+    responses=answers.given(answers.Envelope, 401, 403, 404) | answers.UNCHANGED,
+    openapi_extra=described(Scope.READ),
+)
 async def channel(request: Request, who: Reader, task: TaskName, channel: ChannelName) -> Response:
     """A channel's signed statement, in the envelope as it was promoted."""
     state = state_of(request)
