@@ -15,7 +15,7 @@ from starlette.responses import FileResponse, Response
 
 from edge_qprompt import __version__
 from edge_qprompt.backbone import Backbone
-from server import problem
+from server import cors, problem
 from server.database import Database
 from server.failures import Failures
 from server.log import set_up
@@ -75,6 +75,7 @@ def create_app(settings: ServerSettings) -> FastAPI:
         return FileResponse(PAGE / "index.html", headers=PAGE_HEADERS)
 
     problem.add_handlers(app)
+    cors.allow(app, settings.cors_origins)
     app.add_middleware(Observed, metrics=metrics)
     return app
 
