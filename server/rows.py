@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from datetime import UTC, datetime
 from typing import Any
 
-from sqlalchemy import Connection, Row, Select, select
+from sqlalchemy import Row, Select, func, select
 
 from edge_qprompt.statement import stamp as utc
 from server.schema import packs, versions
@@ -24,16 +23,17 @@ def accuracy_of(report: dict[str, Any] | None) -> float | None:
 
 
 def version_rows() -> Select[Any]:
-    """Versions with their packs."""
-    return select(versions, packs).join(packs, packs.c.id == versions.c.pack_id)
+    """Versions with what is known of their packs, which is all but the bytes."""
+    facts = (packs.c.size, packs.c.backbone, packs.c.method, packs.c.bits, packs.c.class_names)
+    return select(versions, *facts).join(packs, packs.c.id == versions.c.pack_id)
 
 
-def by_task(db: Connection, query: Any, ids: Iterable[int]) -> dict[int, list[Row[Any]]]:
-    """The query's rows of some tasks."""
-    found: dict[int, list[Row[Any]]] = {}
-    for row in db.execute(query.where(versions.c.task_id.in_(list(ids)))):
-        found.setdefault(row.task_id, []).append(row)
-    return found
+def summary_rows() -> Select[Any]:
+    """Versions with what the summary of a task says; neither reports nor class names are read."""
+    facts = (packs.c.size, packs.c.backbone, packs.c.method, packs.c.bits)
+    classes = func.json_array_length(packs.c.class_names).label("classes")
+    said = (versions.c.task_id, versions.c.accuracy, versions.c.published)
+    return select(*said, *facts, classes).join(packs, packs.c.id == versions.c.pack_id)
 
 
 def summary(row: Row[Any]) -> dict[str, Any]:
@@ -41,7 +41,7 @@ def summary(row: Row[Any]) -> dict[str, Any]:
     return {
         "size": row.size,
         "accuracy": row.accuracy,
-        "classes": len(row.class_names),
+        "classes": row.classes,
         "backbone": row.backbone,
         "method": row.method,
         "bits": row.bits,

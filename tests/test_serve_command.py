@@ -10,9 +10,10 @@ import stat
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TypeVar
 
 import httpx
 import pytest
@@ -27,6 +28,7 @@ SECONDS = 60.0  # for a server to start, or to end
 REFUSAL_SECONDS = 20.0
 ELSEWHERE = "192.0.2.1"  # of nobody: RFC 5737
 SITE = "https://shop.example"
+T = TypeVar("T")
 UNDER_WAY = re.compile(r"Uvicorn running on (\S+?://\S+:(\d+)|unix socket \S+) ")
 
 
@@ -43,6 +45,11 @@ def refused(folder: Path, *options: str | Path) -> str:
     return done.stderr
 
 
+def listens(path: Path) -> bool:
+    with socket.socket(socket.AF_UNIX) as probe:
+        return probe.connect_ex(str(path)) == 0
+
+
 class Running:
     """A server that says itself where it listens."""
 
@@ -51,12 +58,19 @@ class Running:
 
     def address(self) -> str:
         """As its log says."""
-        return self._until(lambda: (found := UNDER_WAY.search(self.log.read_text())) and found[1])
+
+        def said() -> str | None:
+            found = UNDER_WAY.search(self.log.read_text())
+            return None if found is None else found[1]
+
+        return self._until(said)
 
     def get(self, path: str, uds: Path | None = None, url: str = "http://server") -> httpx.Response:
         """An answer, as soon as there is one of 200."""
 
         def ask() -> httpx.Response | None:
+            if uds is not None and not listens(uds):
+                return None  # httpx leaks what it cannot connect
             try:
                 with httpx.Client(transport=httpx.HTTPTransport(uds=None if uds is None else str(uds)), timeout=5) as client:
                     answer = client.get(url + path)
@@ -70,7 +84,7 @@ class Running:
         self.process.send_signal(how)
         return self.process.wait(timeout=SECONDS)
 
-    def _until(self, ask):  # type: ignore[no-untyped-def]
+    def _until(self, ask: Callable[[], T | None]) -> T:
         end = time.monotonic() + SECONDS
         while time.monotonic() < end:
             assert self.process.poll() is None, self.log.read_text()
