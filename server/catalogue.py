@@ -12,19 +12,18 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from sqlalchemy import Connection, Row, Select, and_, func, insert, select, update
+from sqlalchemy import Connection, Row, and_, func, insert, select, update
 
 from edge_qprompt.errors import ConflictError, FingerprintError, NotFoundError, PackError, SignatureError
 from edge_qprompt.pack import Method, Pack, Role
 from edge_qprompt.statement import Envelope, Statement
 from server.database import Database
 from server.patterns import like
-from server.rows import accuracy_of, stamp, summary, summary_rows, version, version_rows
+from server.rows import accuracy_of, pointer, pointer_rows, shown_rows, stamp, summary, version, version_rows
 from server.schema import audit, channels, packs, tasks, versions
 
 STABLE = "stable"
 UNSIGNED_FOR = timedelta(days=90)
-POINTER = (channels.c.name, channels.c.version, channels.c.serial, channels.c.signed)
 CHUNK = 500  # names a query: databases limit the number of parameters
 
 
@@ -131,9 +130,9 @@ class Catalogue:
             page = page.where(like(only, tasks.c.name)) if only else page
             names = {row.id: row.name for row in db.execute(page)}
             pointers: dict[int, dict[str, Any]] = {task_id: {} for task_id in names}
-            for row in db.execute(select(*POINTER, channels.c.task_id).where(channels.c.task_id.in_(names))):
-                pointers[row.task_id][row.name] = {"version": row.version, "serial": row.serial, "signed": row.signed}
-            facts = {row.task_id: row for row in db.execute(_shown(list(names)))}
+            for row in db.execute(pointer_rows().where(channels.c.task_id.in_(names))):
+                pointers[row.task_id][row.name] = pointer(row)
+            facts = {row.task_id: row for row in db.execute(shown_rows(list(names), STABLE))}
             return [
                 {"name": name, "versions": facts[i].known, "channels": pointers[i]} | summary(facts[i])
                 for i, name in names.items()
@@ -153,20 +152,15 @@ class Catalogue:
         """
         with self.database.read() as db:
             task_id = self._task_id(db, name)
-            page = version_rows().where(versions.c.task_id == task_id).order_by(versions.c.number.desc()).limit(limit + 1)
+            page = version_rows().where(versions.c.task_id == task_id).order_by(versions.c.number.desc())
             page = page if before is None else page.where(versions.c.number < before)
-            rows = db.execute(page).all()  # one more than asked for, to know whether there is more
-            pointers = db.execute(
-                select(*POINTER, channels.c.moved).where(channels.c.task_id == task_id).order_by(channels.c.name)
-            )
+            rows = db.execute(page.limit(limit + 1)).all()  # one more, to know whether another page follows
+            pointers = db.execute(pointer_rows().where(channels.c.task_id == task_id).order_by(channels.c.name))
             return {
                 "name": name,
                 "versions": [version(row) for row in rows[:limit]],
                 "next": rows[limit - 1].number if len(rows) > limit else None,
-                "channels": {
-                    row.name: {"version": row.version, "serial": row.serial, "signed": row.signed, "moved": stamp(row.moved)}
-                    for row in pointers
-                },
+                "channels": {row.name: pointer(row) | {"moved": stamp(row.moved)} for row in pointers},
             }
 
     def envelope(self, task: str, channel: str) -> bytes:
@@ -255,20 +249,6 @@ class Catalogue:
 def note(db: Connection, actor: str, action: str, task: str | None, detail: str) -> None:
     """Write to the audit log."""
     db.execute(insert(audit).values(at=_now(), actor=actor, action=action, task=task, detail=detail))
-
-
-def _shown(task_ids: list[int]) -> Select[Any]:
-    """Of each task the version on stable, else the newest, with the number of versions as `known`."""
-    per_task = select(versions.c.task_id, func.max(versions.c.number).label("newest"), func.count().label("known"))
-    counts = per_task.where(versions.c.task_id.in_(task_ids)).group_by(versions.c.task_id).subquery()
-    stable = channels.alias()
-    return (
-        summary_rows()
-        .add_columns(counts.c.known)
-        .join(counts, counts.c.task_id == versions.c.task_id)
-        .outerjoin(stable, and_(stable.c.task_id == versions.c.task_id, stable.c.name == STABLE))
-        .where(versions.c.number == func.coalesce(stable.c.version, counts.c.newest))
-    )
 
 
 def _now() -> datetime:
