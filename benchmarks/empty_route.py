@@ -22,4 +22,4 @@ async def empty() -> None:
 
 
 if __name__ == "__main__":
-    uvicorn.run(app, **uvicorn_options("127.0.0.1", int(sys.argv[1]), Limits().connections))
+    uvicorn.run(app, port=int(sys.argv[1]), **uvicorn_options(Limits().connections))

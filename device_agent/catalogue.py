@@ -27,6 +27,7 @@ from edge_qprompt.statement import MAX_ENVELOPE_BYTES, NAME, Envelope
 PACK_TYPE = "application/vnd.edge-qprompt.pack"
 JSON_TYPE = "application/json"
 PAGE = 100  # tasks a request
+VERSIONS = 10  # versions a request: each comes with its report
 SHOWN = 300  # characters of what a server says, in an error
 NOT_OURS = "is this a server of edge-qprompt?"
 
@@ -42,9 +43,9 @@ class Limits:
         seconds: until the last byte of the answer is there, the connection included.
         envelope_bytes: of a channel statement.
         json_bytes: of other JSON, e.g. a page of tasks.
-        task_bytes: of a task, with the reports of all its versions.
+        task_bytes: of a page of a task's versions with their reports; older servers send all of them at once.
         problem_bytes: of what an error says; more is not read.
-        pages: of tasks.
+        pages: of tasks, or of a task's versions.
     """
 
     connect_seconds: float = 10.0
@@ -134,10 +135,27 @@ class Catalogue:
             after = following
         raise ServerError(f"{self.name} lists tasks on more than {self.limits.pages} pages: {NOT_OURS}")
 
-    def versions(self, task: str) -> dict[int, str]:
-        """Ids of a task's packs, by version."""
-        rows = _field(self._json("GET", f"v1/tasks/{task}", self.limits.task_bytes), "versions", list)
-        return {_field(row, "version", int): _field(row, "pack", str) for row in rows}
+    def versions(self, task: str, before: int | None = None) -> Iterator[tuple[int, str]]:
+        """Versions of a task with the ids of their packs, newest first; pages are asked for as they are needed.
+
+        Args:
+            task: its name.
+            before: only versions that are older than this one.
+        """
+        for _ in range(self.limits.pages):
+            params = {"limit": VERSIONS} | ({} if before is None else {"before": before})
+            page = self._json("GET", f"v1/tasks/{task}", self.limits.task_bytes, params=params)
+            for row in _field(page, "versions", list):
+                number, pack_id = _field(row, "version", int), _field(row, "pack", str)
+                if before is None or number < before:  # older servers know no pages, and send all
+                    yield number, pack_id
+            if page.get("next") is None:
+                return
+            following = _field(page, "next", int)
+            if before is not None and following >= before:
+                raise ServerError(f"{self.name} lists versions in circles, {following} after {before}: {NOT_OURS}")
+            before = following
+        raise ServerError(f"{self.name} lists versions of {task} on more than {self.limits.pages} pages: {NOT_OURS}")
 
     def envelope(self, task: str, channel: str) -> bytes:
         """A channel's newest statement as it came; status 404 if the channel points nowhere yet."""

@@ -12,6 +12,7 @@
     ├── StoreError             a server's database that cannot be opened or used so
     │   ├── NotFoundError      no such task, version, channel, pack or token
     │   └── ConflictError      somebody else was faster
+    ├── ListenError            an address or a path that a server cannot listen on
     ├── ExportError            a model that cannot be exported, or failed its parity gate
     ├── SignatureError         a key that cannot be used, or a channel statement that is not to be believed
     ├── ServerError            a server that is away, or answered something else than asked for
@@ -78,6 +79,10 @@ class NotFoundError(StoreError):
 
 class ConflictError(StoreError):
     """What the request was made from is no longer so."""
+
+
+class ListenError(EdgeQPromptError):
+    """The server cannot listen where it should."""
 
 
 class ExportError(EdgeQPromptError):

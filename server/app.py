@@ -11,7 +11,7 @@ from fastapi import FastAPI
 
 from edge_qprompt import __version__
 from edge_qprompt.backbone import Backbone
-from server import pages, problem
+from server import cors, pages, problem
 from server.access import open_to_all
 from server.database import Database
 from server.description import DescribedApp
@@ -64,6 +64,7 @@ def create_app(settings: ServerSettings) -> FastAPI:
     pages.add(app)
     problem.add_handlers(app)
     app.add_middleware(Heads)
+    cors.allow(app, settings.cors_origins)
     app.add_middleware(Observed, metrics=metrics)
     return app
 

@@ -19,7 +19,7 @@ from edge_qprompt.pack import Method, Pack, Role
 from edge_qprompt.statement import Envelope, Statement
 from server.database import Database
 from server.patterns import like
-from server.rows import accuracy_of, by_task, stamp, summary, version, version_rows
+from server.rows import accuracy_of, pointer, pointer_rows, shown_rows, stamp, summary, version, version_rows
 from server.schema import audit, channels, packs, tasks, versions
 
 STABLE = "stable"
@@ -129,39 +129,38 @@ class Catalogue:
             page = select(tasks.c.id, tasks.c.name).where(tasks.c.name > after).order_by(tasks.c.name).limit(limit)
             page = page.where(like(only, tasks.c.name)) if only else page
             names = {row.id: row.name for row in db.execute(page)}
-            counts = by_task(db, select(versions.c.task_id, func.count().label("n")).group_by(versions.c.task_id), names)
-            newest = by_task(
-                db, select(versions.c.task_id, func.max(versions.c.number).label("n")).group_by(versions.c.task_id), names
-            )
             pointers: dict[int, dict[str, Any]] = {task_id: {} for task_id in names}
-            for row in db.execute(select(channels).where(channels.c.task_id.in_(names))):
-                pointers[row.task_id][row.name] = {"version": row.version, "serial": row.serial, "signed": row.signed}
-            shown = {i: pointers[i].get(STABLE, {"version": n[0].n})["version"] for i, n in newest.items()}
-            rows = db.execute(version_rows().where(versions.c.task_id.in_(names)))
-            facts = {row.task_id: row for row in rows if row.number == shown[row.task_id]}
+            for row in db.execute(pointer_rows().where(channels.c.task_id.in_(names))):
+                pointers[row.task_id][row.name] = pointer(row)
+            facts = {row.task_id: row for row in db.execute(shown_rows(list(names), STABLE))}
             return [
-                {"name": name, "versions": counts[i][0].n, "channels": pointers[i]} | summary(facts[i])
+                {"name": name, "versions": facts[i].known, "channels": pointers[i]} | summary(facts[i])
                 for i, name in names.items()
                 if i in facts
             ]
 
-    def task(self, name: str) -> dict[str, Any]:
-        """Everything about a task, newest version first.
+    def task(self, name: str, limit: int, before: int | None = None) -> dict[str, Any]:
+        """Versions of a task, the newest first, and all its channels.
+
+        Args:
+            name: of the task.
+            limit: versions, at most; `next` is what to give as `before` to get those that follow, None where none does.
+            before: only versions that are older than this one; None for all.
 
         Raises:
             NotFoundError: there is none.
         """
         with self.database.read() as db:
             task_id = self._task_id(db, name)
-            rows = db.execute(version_rows().where(versions.c.task_id == task_id).order_by(versions.c.number.desc()))
-            pointers = db.execute(select(channels).where(channels.c.task_id == task_id).order_by(channels.c.name))
+            page = version_rows().where(versions.c.task_id == task_id).order_by(versions.c.number.desc())
+            page = page if before is None else page.where(versions.c.number < before)
+            rows = db.execute(page.limit(limit + 1)).all()  # one more, to know whether another page follows
+            pointers = db.execute(pointer_rows().where(channels.c.task_id == task_id).order_by(channels.c.name))
             return {
                 "name": name,
-                "versions": [version(row) for row in rows],
-                "channels": {
-                    row.name: {"version": row.version, "serial": row.serial, "signed": row.signed, "moved": stamp(row.moved)}
-                    for row in pointers
-                },
+                "versions": [version(row) for row in rows[:limit]],
+                "next": rows[limit - 1].number if len(rows) > limit else None,
+                "channels": {row.name: pointer(row) | {"moved": stamp(row.moved)} for row in pointers},
             }
 
     def envelope(self, task: str, channel: str) -> bytes:

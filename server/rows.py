@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import Any
 
-from sqlalchemy import Connection, Row, Select, select
+from sqlalchemy import Row, Select, and_, func, select
 
 from edge_qprompt.statement import stamp as utc
-from server.schema import packs, versions
+from server.schema import channels, packs, versions
 
 
 def stamp(time: datetime) -> str:
@@ -24,24 +24,47 @@ def accuracy_of(report: dict[str, Any] | None) -> float | None:
 
 
 def version_rows() -> Select[Any]:
-    """Versions with their packs."""
-    return select(versions, packs).join(packs, packs.c.id == versions.c.pack_id)
+    """Versions with what is known of their packs, which is all but the bytes."""
+    facts = (packs.c.size, packs.c.backbone, packs.c.method, packs.c.bits, packs.c.class_names)
+    return select(versions, *facts).join(packs, packs.c.id == versions.c.pack_id)
 
 
-def by_task(db: Connection, query: Any, ids: Iterable[int]) -> dict[int, list[Row[Any]]]:
-    """The query's rows of some tasks."""
-    found: dict[int, list[Row[Any]]] = {}
-    for row in db.execute(query.where(versions.c.task_id.in_(list(ids)))):
-        found.setdefault(row.task_id, []).append(row)
-    return found
+def shown_rows(task_ids: Sequence[int], channel: str) -> Select[Any]:
+    """Of each task the version that a channel points at, else the newest, and how many it has.
+
+    Neither reports nor class names are read, and no version but these.
+    """
+    per_task = select(versions.c.task_id, func.max(versions.c.number).label("newest"), func.count().label("known"))
+    counts = per_task.where(versions.c.task_id.in_(task_ids)).group_by(versions.c.task_id).subquery()
+    here = and_(channels.c.task_id == versions.c.task_id, channels.c.name == channel)
+    facts = (packs.c.size, packs.c.backbone, packs.c.method, packs.c.bits)
+    classes = func.json_array_length(packs.c.class_names).label("classes")
+    return (
+        select(versions.c.task_id, versions.c.accuracy, versions.c.published, counts.c.known, *facts, classes)
+        .join(packs, packs.c.id == versions.c.pack_id)
+        .join(counts, counts.c.task_id == versions.c.task_id)
+        .outerjoin(channels, here)
+        .where(versions.c.number == func.coalesce(channels.c.version, counts.c.newest))
+    )
+
+
+def pointer_rows() -> Select[Any]:
+    """Channels without their statements."""
+    known = (channels.c.task_id, channels.c.name, channels.c.version, channels.c.serial, channels.c.signed, channels.c.moved)
+    return select(*known)
+
+
+def pointer(row: Row[Any]) -> dict[str, Any]:
+    """Where a channel points."""
+    return {"version": row.version, "serial": row.serial, "signed": row.signed}
 
 
 def summary(row: Row[Any]) -> dict[str, Any]:
-    """Of a task: its version on stable, else its newest."""
+    """Of a task: what `shown_rows` gives of it."""
     return {
         "size": row.size,
         "accuracy": row.accuracy,
-        "classes": len(row.class_names),
+        "classes": row.classes,
         "backbone": row.backbone,
         "method": row.method,
         "bits": row.bits,

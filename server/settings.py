@@ -78,6 +78,7 @@ class ServerSettings:
         backbone, precision, providers, threads: as of `Backbone.open`.
         anonymous_read, anonymous_classify: whether these need no token.
         gate: least held-out accuracy that a published pack's report must state, 0 to 1; None for no gate.
+        cors_origins: whose pages may ask from a browser: scheme://host[:port], or *.
         limits: see there.
     """
 
@@ -89,6 +90,7 @@ class ServerSettings:
     anonymous_read: bool = True
     anonymous_classify: bool = True
     gate: float | None = None
+    cors_origins: tuple[str, ...] = ()
     limits: Limits = Limits()
 
     def to_json(self) -> str:
@@ -99,4 +101,5 @@ class ServerSettings:
     def from_json(cls, text: str) -> ServerSettings:
         """Back from `to_json`."""
         fields = json.loads(text)
-        return cls(**fields | {"limits": Limits(**fields["limits"])})
+        lists = {"cors_origins": tuple(fields["cors_origins"]), "limits": Limits(**fields["limits"])}
+        return cls(**fields | lists)

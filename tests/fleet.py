@@ -163,10 +163,13 @@ class Handler(BaseHTTPRequestHandler):
         rows = [{"name": name, "versions": 1, "channels": {}, "size": 9, "classes": 2, "accuracy": 0.5} for name in page]
         self.json({"tasks": rows, "next": page[-1] if len(names) > len(page) else None})
 
-    def task(self, task: str) -> None:
+    def task(self, task: str, limit: str, before: str = "") -> None:
         packs = self.fleet.packs.get(task, [])
         rows = [{"version": i, "pack": hashlib.sha256(data).hexdigest()} for i, data in enumerate(packs, 1)]
-        self.json({"name": task, "versions": rows[::-1], "channels": {}})
+        older = [row for row in rows[::-1] if not before or int(str(row["version"])) < int(before)]
+        page = older[: int(limit)]
+        following = page[-1]["version"] if len(older) > len(page) else None
+        self.json({"name": task, "versions": page, "next": following, "channels": {}})
 
     def publish(self, task: str) -> None:
         data, report = self.body, None

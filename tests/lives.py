@@ -70,7 +70,7 @@ def serve(store: str, port: int) -> None:
 
     set_up()
     settings = ServerSettings(store, threads=1)
-    uvicorn.run(create_app(settings), **uvicorn_options("127.0.0.1", port, settings.limits.connections))
+    uvicorn.run(create_app(settings), port=port, **uvicorn_options(settings.limits.connections))
 
 
 def say(what: str) -> None:

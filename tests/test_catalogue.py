@@ -74,7 +74,7 @@ def test_versions_count_up_and_the_same_bytes_stay_one(catalogue: Catalogue) -> 
     elsewhere = catalogue.publish("b", pack(1), None, "me")
     assert [(p.version, p.created) for p in (first, second, again, elsewhere)] == [(1, True), (2, True), (1, False), (1, True)]
     assert catalogue.pack(pack(1).pack_id) == pack(1).encode()
-    shown = catalogue.task("a")
+    shown = catalogue.task("a", 10)
     assert [(v["version"], v["accuracy"]) for v in shown["versions"]] == [(2, None), (1, 0.75)]
     assert shown["versions"][1]["report"] == {"held_out_accuracy": 0.75}
     assert shown["versions"][0]["class_names"] == ["cat", "dog"]
@@ -128,7 +128,7 @@ def test_an_envelope_without_signature_is_refused(catalogue: Catalogue) -> None:
 def test_what_is_not_there_is_named(catalogue: Catalogue) -> None:
     catalogue.publish("a", pack(), None, "me")
     for ask in (
-        lambda: catalogue.task("b"),
+        lambda: catalogue.task("b", 10),
         lambda: catalogue.envelope("a", "stable"),
         lambda: catalogue.pack("0" * 64),
         lambda: catalogue.promote("a", "stable", 2, None, "me"),

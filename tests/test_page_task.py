@@ -87,7 +87,7 @@ def test_losses_without_epochs_are_drawn_too(page: Page, sites: Sites) -> None:
         report = {"loss_by_epoch": [4.0, 2.0, 1.0]}  # what a report without `losses` has
         route.fulfill(json=task | {"versions": [version | {"report": report} for version in task["versions"]]})
 
-    page.route(f"**/v1/tasks/{sites.task}", replace)
+    page.route(f"**/v1/tasks/{sites.task}?*", replace)
     page.get_by_role("link", name=sites.task).click()
     curve = page.get_by_role("img", name="Loss while learning: 4.000 after epoch 1, 1.000 after epoch 3")
     curve.wait_for()
@@ -195,7 +195,7 @@ def test_a_report_that_says_nothing_is_left_out(page: Page, sites: Sites, report
         task = api(sites.full, f"v1/tasks/{sites.task}")
         route.fulfill(json=task | {"versions": [version | {"report": report} for version in task["versions"]]})
 
-    page.route(f"**/v1/tasks/{sites.task}", replace)
+    page.route(f"**/v1/tasks/{sites.task}?*", replace)
     page.get_by_role("link", name=sites.task).click()
     page.wait_for_selector(".strip")
     assert page.get_by_role("region", name="How it was learned").count() == 0

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 from pathlib import Path
+from typing import Any
 
 import pytest
-from fleet import DAY, OTHER_KEY, Device, Fleet, Publisher, about, command, fails, newest
+from fleet import DAY, OTHER_KEY, Device, Fleet, Publisher, about, command, fails, newest, pack_of
 
-from edge_qprompt import Pack
+from device_agent.catalogue import VERSIONS, Catalogue
+from edge_qprompt import Backbone, Pack
+from edge_qprompt.errors import ServerError
 from edge_qprompt.pack import names_section
 from edge_qprompt.statement import Envelope, sign
 
@@ -126,6 +129,81 @@ def test_rollback_and_forward(fleet: Fleet, publisher: Publisher, empty: Device,
     assert "already, nothing changes" in publisher.rollback("--to", "2").out
     fails(publisher.rollback("--to", "3"), "flowers has no version 3 on", "it has 1, 2")
     fails(publisher.rollback("--channel", "beta"), "channel beta of flowers points nowhere yet")
+
+
+def many(backbone: Backbone, number: int) -> list[Pack]:
+    return [pack_of(backbone, f"cat {i}", "dog") for i in range(number)]
+
+
+def asked(fleet: Fleet) -> list[str]:
+    """Pages of versions that were asked for since the last look."""
+    paths = [path.partition("?")[2] for _, path, _ in fleet.seen if path.startswith("/v1/tasks/flowers?")]
+    fleet.seen.clear()
+    return paths
+
+
+def test_versions_come_in_pages(fleet: Fleet, nano: Backbone) -> None:
+    packs = many(nano, 2 * VERSIONS + 5)
+    fleet.packs["flowers"] = [pack.encode() for pack in packs]
+    expected = [(number, packs[number - 1].pack_id) for number in range(len(packs), 0, -1)]
+    with Catalogue(fleet.url) as catalogue:
+        assert list(catalogue.versions("flowers")) == expected
+        assert len(asked(fleet)) == 3
+        assert next(catalogue.versions("flowers")) == expected[0]
+        assert asked(fleet) == [f"limit={VERSIONS}"]  # no page before it is needed
+        assert list(catalogue.versions("flowers", VERSIONS + 3)) == expected[-VERSIONS - 2 :]
+        assert asked(fleet) == [f"limit={VERSIONS}&before={VERSIONS + 3}", f"limit={VERSIONS}&before=3"]
+        assert list(catalogue.versions("flowers", 1)) == []
+
+
+def test_rollback_to_a_version_beyond_the_first_page(fleet: Fleet, publisher: Publisher, nano: Backbone) -> None:
+    packs = many(nano, VERSIONS + 4)
+    assert publisher.push(packs[0]).code == 0
+    assert publisher.push(packs[1]).code == 0
+    fleet.packs["flowers"] += [pack.encode() for pack in packs[2:]]  # by others, whose packs this key has not signed
+    asked(fleet)
+    back = publisher.rollback("--json").json  # from version 2
+    assert (back["version"], back["pack_id"]) == (1, packs[0].pack_id)
+    assert publisher.rollback("--to", "2", "--json").json["pack_id"] == packs[1].pack_id
+    assert asked(fleet) == [f"limit={VERSIONS}&before=2", f"limit={VERSIONS}&before=3"]
+    fails(publisher.rollback("--to", "3"), "does not show that this key has signed version 3")
+    some = ", ".join(map(str, range(5, VERSIONS + 5)))
+    fails(publisher.rollback("--to", "99"), "flowers has no version 99 on", f"it has {some}\n")
+    assert publisher.rollback("--to", str(1 << 31)).code == 2
+
+
+def test_rollback_on_a_server_that_knows_no_pages(fleet: Fleet, publisher: Publisher, nano: Backbone) -> None:
+    packs = many(nano, 3)
+    for pack in packs:
+        assert publisher.push(pack).code == 0
+    rows = [{"version": i, "pack": pack.pack_id} for i, pack in enumerate(packs, 1)][::-1]
+    fleet.instead["/v1/tasks/flowers"] = lambda handler: handler.json({"name": "flowers", "versions": rows, "channels": {}})
+    assert publisher.rollback("--json").json["version"] == 2
+    assert publisher.rollback("--to", "1", "--json").json["pack_id"] == packs[0].pack_id
+    fails(publisher.rollback("--to", "4"), "flowers has no version 4 on", "it has 1, 2, 3")
+
+
+@pytest.mark.parametrize(
+    ("page", "said"),
+    [
+        ({"versions": {}}, "no versions of type list"),
+        ({"versions": [{"version": "2", "pack": "ab"}]}, "no version of type int"),
+        ({"versions": [{"version": 2, "pack": 5}]}, "no pack of type str"),
+        ({"versions": [], "next": "5"}, "no next of type int"),
+        ({"versions": [], "next": 9}, "lists versions in circles, 9 after 9"),
+    ],
+)
+def test_versions_that_are_none(fleet: Fleet, page: Any, said: str) -> None:
+    fleet.instead["/v1/tasks/flowers"] = lambda handler: handler.json(page)
+    with Catalogue(fleet.url) as catalogue, pytest.raises(ServerError, match=said):
+        list(catalogue.versions("flowers"))
+
+
+def test_an_endless_list_of_versions_ends(fleet: Fleet) -> None:
+    fleet.instead["/v1/tasks/flowers"] = lambda handler: handler.json({"versions": [], "next": 10**6 - len(fleet.seen)})
+    with Catalogue(fleet.url) as catalogue, pytest.raises(ServerError, match="versions of flowers on more than 100 pages"):
+        list(catalogue.versions("flowers"))
+    assert len(fleet.seen) == 100
 
 
 def test_rollback_signs_nothing_on_a_servers_word(fleet: Fleet, publisher: Publisher, first: Pack, second: Pack) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -15,13 +16,19 @@ if TYPE_CHECKING:
     from device_agent.catalogue import Catalogue
 
 
+SHOWN = 10  # versions that an error names
+MOST = (1 << 31) - 2  # version numbers have 31 bits
+
+
 @click.command("rollback", short_help="Point devices at an earlier version again.")
 @click.argument("name", metavar="NAME", callback=terminal.checked_name)
 @terminal.catalogue_options
 @click.option(
     "--key", required=True, type=click.Path(path_type=Path), help="KEY that has signed that version; KEY.log must say so."
 )
-@click.option("--to", type=click.IntRange(1), metavar="VERSION", help="Which version; default: the one before the current one.")
+@click.option(
+    "--to", type=click.IntRange(1, MOST), metavar="VERSION", help="Which version; default: the one before the current one."
+)
 @terminal.channel_option
 @terminal.expires_option
 @terminal.json_option
@@ -51,13 +58,10 @@ def command(
 
     signer = Signer(key)
     with Catalogue(server, token, Limits(seconds=timeout)) as catalogue:
-        packs = catalogue.versions(name)
-        version = to or _before_current(catalogue, name, channel, packs)
-        if version not in packs:
-            raise ServerError(f"{name} has no version {version} on {catalogue.name}, it has {_listed(packs)}")
-        if (known := signer.signed(name, packs[version])) is None:
+        version, pack_id = _before_current(catalogue, name, channel) if to is None else _version(catalogue, name, to)
+        if (known := signer.signed(name, pack_id)) is None:
             raise SignatureError(
-                f"{signer.log} does not show that this key has signed version {version} of {name}, pack {packs[version][:64]!r}: "
+                f"{signer.log} does not show that this key has signed version {version} of {name}, pack {pack_id[:64]!r}: "
                 "if you have that pack, push it again, which gives it the same version"
             )
         issued, expiry = from_now(expires)
@@ -66,17 +70,28 @@ def command(
     terminal.emit({"server": catalogue.name} | facts, as_json, lines)
 
 
-def _before_current(catalogue: Catalogue, name: str, channel: str, packs: dict[int, str]) -> int:
+def _version(catalogue: Catalogue, name: str, wanted: int) -> tuple[int, str]:
+    """A version and its pack's id."""
+    found = next(catalogue.versions(name, wanted + 1), None)
+    if found is None or found[0] != wanted:
+        raise ServerError(f"{name} has no version {wanted} on {catalogue.name}, it has {_newest(catalogue, name)}")
+    return found
+
+
+def _before_current(catalogue: Catalogue, name: str, channel: str) -> tuple[int, str]:
+    """The version before the one that a channel points at, and its pack's id."""
     envelope = catalogue.newest(name, channel)
     if envelope is None:
         raise ServerError(f"channel {channel} of {name} points nowhere yet: push a pack first")
     current = envelope.statement.version
-    if earlier := [version for version in packs if version < current]:
-        return max(earlier)
+    if found := next(catalogue.versions(name, current), None):
+        return found
     raise ServerError(
-        f"{channel} of {name} is version {current}, and there is none before it: choose with --to from {_listed(packs)}"
+        f"{channel} of {name} is version {current}, and there is none before it: choose with --to from {_newest(catalogue, name)}"
     )
 
 
-def _listed(packs: dict[int, str]) -> str:
-    return ", ".join(map(str, sorted(packs)[-10:])) or "none"
+def _newest(catalogue: Catalogue, name: str) -> str:
+    """Numbers of the newest versions."""
+    found = [number for number, _ in itertools.islice(catalogue.versions(name), SHOWN)]
+    return ", ".join(map(str, sorted(found))) or "none"

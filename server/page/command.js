@@ -11,9 +11,10 @@ export function word(text) {
   return PLAIN.test(text) ? text : `'${String(text).replaceAll("'", "'\\''")}'`;
 }
 
-/** The signed roll back of a task, which the page cannot do: it has no key. */
-export function rollbackCommand(task, version) {
-  return `edge-qprompt rollback ${word(task.name)} --to ${version} --server ${word(serverUrl())} --key KEY`;
+/** The signed roll back of a task, which the page cannot do: it has no key. Without a version to the one before stable. */
+export function rollbackCommand(task, version = null) {
+  const to = version === null ? "" : `--to ${version} `;
+  return `edge-qprompt rollback ${word(task.name)} ${to}--server ${word(serverUrl())} --key KEY`;
 }
 
 /** A command with its copy button; `purpose` says what it does, also to a screen reader. */

@@ -1,27 +1,17 @@
 /** A task's page: its channel, its versions, what one of them holds, and the commands for it. */
 
-import { ask, askJson, serverUrl } from "./api.js";
+import { ask, serverUrl } from "./api.js";
 import { channelCard } from "./channel.js";
 import { command, rollbackCommand, word } from "./command.js";
-import { el, nameOf, section, table } from "./dom.js";
-import { bytes, count, numberOf, percent, plural, time } from "./format.js";
+import { el, nameOf, section } from "./dom.js";
+import { bytes, count, numberOf, percent } from "./format.js";
 import { MAX_BYTES, readPack } from "./pack.js";
 import { packCard } from "./pack_card.js";
 import { problemBox } from "./problem.js";
-import { rollbackButton } from "./rollback.js";
 import { taskLink } from "./routes.js";
 import { learningCard } from "./learning.js";
 import { keptToken } from "./token.js";
-
-const COLUMNS = [
-  { title: "Version", kind: "task" },
-  { title: "Accuracy", kind: "number" },
-  { title: "Size", kind: "number" },
-  { title: "Method", kind: "method" },
-  { title: "Published", kind: "when" },
-  { title: "By", kind: "who" },
-  { title: "Roll back", kind: "act", hidden: true },
-];
+import { chosen, loadTask, versionsCard } from "./versions.js";
 
 /** Fill `page` with a task; `wanted` is a version, or null for the one on stable. `notice` is what has just been done. */
 export async function showTask(page, name, wanted, signal, notice = null) {
@@ -30,8 +20,8 @@ export async function showTask(page, name, wanted, signal, notice = null) {
   page.replaceChildren(el("a", { class: "back", href: "#/" }, "All tasks"), heading, body);
   const again = (text = null) => showTask(page, name, wanted, signal, text);
   try {
-    const task = await askJson(`v1/tasks/${encodeURIComponent(name)}`, { signal });
-    const shown = chosen(task, wanted);
+    const task = await loadTask(name, signal);
+    const shown = await chosen(task, wanted, signal);
     if (shown === null) return body.replaceChildren(missing(name, wanted));
     body.replaceChildren(...cards(task, shown, signal, notice, again));
     notice?.focus();
@@ -40,17 +30,6 @@ export async function showTask(page, name, wanted, signal, notice = null) {
   } finally {
     body.setAttribute("aria-busy", "false");
   }
-}
-
-function versionsOf(task) {
-  return Array.isArray(task?.versions) ? task.versions.filter((each) => numberOf(each?.version) !== null) : [];
-}
-
-/** The version that was asked for, else the one on stable, else the newest; null where there is none. */
-function chosen(task, wanted) {
-  const versions = versionsOf(task);
-  const number = wanted ?? task?.channels?.stable?.version ?? versions[0]?.version;
-  return versions.find((each) => each.version === number) ?? null;
 }
 
 function missing(name, wanted) {
@@ -65,7 +44,7 @@ function cards(task, shown, signal, notice, again) {
   return [
     stats(task, shown),
     notice,
-    versionsCard(task, shown, again),
+    versionsCard(task, shown, signal, again),
     el("div", { class: "columns" }, ...columns),
     commandsCard(task),
   ].filter(Boolean);
@@ -81,21 +60,6 @@ function stats(task, shown) {
     stat("Size", {}, bytes(shown.size)),
     stat("Accuracy", { class: !measured && "none" }, measured ? percent(shown.accuracy) : "not measured"),
     stat("Classes", {}, count(shown.class_names?.length ?? 0)));
-}
-
-function versionsCard(task, shown, again) {
-  const stable = numberOf(task.channels?.stable?.version);
-  const rows = versionsOf(task).map((each) => [
-    [el("a", { href: taskLink(task.name, each.version), "aria-current": each === shown && "true" }, `Version ${each.version}`),
-      each.version === stable && el("span", { class: "chip accent" }, "stable")],
-    percent(each.accuracy),
-    bytes(each.size),
-    [String(each.method ?? ""), numberOf(each.bits) === null ? "" : `, ${plural(each.bits, "bit", "bits")}`],
-    time(each.published),
-    each.publisher ? nameOf(each.publisher) : "",
-    each.version === stable ? "" : rollbackButton(task, each.version, again),
-  ]);
-  return section("Versions", el("div", { class: "versions" }, table("Versions, the newest first", COLUMNS, rows)));
 }
 
 /** A place that is filled when what it needs has come. */
@@ -126,13 +90,15 @@ function namesCard(shown) {
 function commandsCard(task) {
   const [name, server] = [word(task.name), serverUrl()];
   const stable = numberOf(task.channels?.stable?.version);
-  const older = versionsOf(task).map((each) => each.version).filter((version) => version < (stable ?? 0));
+  const older = task.versions.map((each) => each.version).filter((version) => version < (stable ?? 0));
+  const before = older.length > 0 ? Math.max(...older) : null; // null: on a page that is not here; rollback finds it itself
+  const known = before !== null || (stable > 1 && task.next !== null);
   const bearer = keptToken("read") ? ' -H "Authorization: Bearer $EDGE_QPROMPT_TOKEN"' : "";
   const url = `"${server}/v1/classify?task=${encodeURIComponent(task.name)}"`;
   return section("On the command line",
     command("Get it on a device", `edge-qprompt pull ${name} --server ${word(server)} --trust KEY.pub --out ${name}.qpk`),
     command("Ask it about a photo", `curl --data-binary @new.jpg${bearer} ${url}`),
-    older.length > 0 && command("Roll every device back", rollbackCommand(task, Math.max(...older))),
+    known && command("Roll every device back", rollbackCommand(task, before)),
     el("p", { class: "soft" },
       "Tokens come from the environment variable ", el("code", {}, "EDGE_QPROMPT_TOKEN"),
       " or from ", el("code", {}, "--token"), "."));

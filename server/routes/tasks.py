@@ -70,10 +70,19 @@ async def tasks(
 
 
 @router.get("/{task}", responses=answers.given(answers.VersionPage, 401, 403, 404), openapi_extra=described(Scope.READ))
-async def task(request: Request, who: Reader, task: TaskName) -> Response:
-    """One task: its versions, newest first, with the reports they were published with, and its channels."""
+async def task(
+    request: Request,
+    who: Reader,
+    task: TaskName,
+    limit: Annotated[int, Query(ge=1, le=100)] = 50,
+    before: Annotated[int | None, Query(ge=1, lt=1 << 31, description="A version: only older ones.")] = None,
+) -> Response:
+    """One task: its channels, and its versions with their reports, newest first, a page at a time.
+
+    `next` is what to give as `before`, null on the last page.
+    """
     state = state_of(request)
-    return JSONResponse(await state.database.run(state.catalogue.task, task))
+    return JSONResponse(await state.database.run(state.catalogue.task, task, limit, before))
 
 
 @router.post(
