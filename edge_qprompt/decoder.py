@@ -85,12 +85,12 @@ class Decoder:
         return process.pid if process is not None and process.poll() is None else None
 
     @property
-    def cpu_seconds(self) -> float:
-        """Processor time that the process has taken so far; 0 where none runs, or where the system does not tell."""
+    def cpu_seconds(self) -> float | None:
+        """Processor time that the process has taken so far; None where none runs, or where the system does not tell."""
         try:
             fields = Path(f"/proc/{self.pid}/stat").read_text().rpartition(")")[2].split()
         except OSError:
-            return 0.0
+            return None
         return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")  # utime and stime, proc(5)
 
     def start(self) -> None:

@@ -51,7 +51,7 @@ class _Run:
 
     client: str
     decoder: Decoder
-    began: tuple[float, float] | None = None
+    began: tuple[float, float | None] | None = None
     pixels: int = 0
     slow: bool = False
     evicted: bool = False
@@ -63,7 +63,8 @@ class _Run:
         allowed = QUICK_SECONDS + QUICK_SECONDS_A_MEGAPIXEL * self.pixels / 1e6
         if self.began is None or time.monotonic() - self.began[0] < allowed:
             return False
-        return self.decoder.cpu_seconds - self.began[1] > allowed / 2
+        before, now = self.began[1], self.decoder.cpu_seconds
+        return before is None or now is None or now - before > allowed / 2
 
     def decode(self, data: bytes, job: Job) -> Bytes:
         """In a thread."""
