@@ -14,6 +14,7 @@ from edge_qprompt.errors import ListenError
 
 WAITING = 2048  # connections that may wait to be accepted, as of uvicorn
 UNIX_MODE = 0o660  # a proxy in the group of the file may connect
+ABSENT = (errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT)
 ANSWER_SECONDS = 1.0  # for a server that listens on a Unix socket already
 IS_FREE = "stop what listens there, or choose another --port (0 takes a free one)"
 
@@ -31,8 +32,7 @@ def tcp(host: str, port: int) -> Iterator[list[socket.socket]]:
     """
     held: list[socket.socket] = []
     try:
-        for family, address in _addresses(host, port):
-            held.append(_bound(family, address, held[0].getsockname()[1] if held else port))
+        _bind_all(held, _addresses(host, port), port)
         yield held
     finally:
         for each in held:
@@ -86,6 +86,20 @@ def _addresses(host: str, port: int) -> list[tuple[int, str]]:
     return list(dict.fromkeys((int(family), str(address[0])) for family, _, _, _, address in found))
 
 
+def _bind_all(held: list[socket.socket], addresses: list[tuple[int, str]], port: int) -> None:
+    absent = None
+    for family, address in addresses:
+        try:
+            held.append(_bound(family, address, held[0].getsockname()[1] if held else port))
+        except OSError as error:
+            refused = _refused(error, address, port)
+            if error.errno not in ABSENT:
+                raise refused from error
+            absent = absent or refused
+    if absent is not None and not held:  # else it is ::1 of localhost, on a machine without IPv6
+        raise absent
+
+
 def _bound(family: int, address: str, port: int) -> socket.socket:
     held = socket.socket(family, socket.SOCK_STREAM)
     try:
@@ -94,16 +108,16 @@ def _bound(family: int, address: str, port: int) -> socket.socket:
             held.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)  # or :: would take the port of 0.0.0.0 too
         held.bind((address, port))
         held.listen(WAITING)  # until then another server could take the same port
-    except OSError as error:
+    except OSError:
         held.close()
-        raise _refused(error, address, port) from error
+        raise
     return held
 
 
 def _refused(error: OSError, address: str, port: int) -> ListenError:
     if error.errno == errno.EADDRINUSE:
         return ListenError(f"port {port} of {address} is in use: {IS_FREE}")
-    if error.errno == errno.EADDRNOTAVAIL:
+    if error.errno in ABSENT:
         return ListenError(f"this machine has no address {address}: choose another --host (0.0.0.0 for all)")
     if error.errno == errno.EACCES:
         return ListenError(f"port {port} may not be used by this user: choose a --port above 1023, and let a proxy have that one")

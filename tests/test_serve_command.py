@@ -185,8 +185,7 @@ def test_a_name_with_several_addresses_has_one_port_on_all(tmp_path: Path) -> No
 # --- Unix sockets ---------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("workers", ["1", "2"])
-@pytest.mark.parametrize("umask", [0o077, 0o000])
+@pytest.mark.parametrize(("workers", "umask"), [("1", 0o077), ("1", 0o000), ("2", 0o077)])
 def test_a_unix_socket_is_for_owner_and_group_and_goes_at_the_end(tmp_path: Path, workers: str, umask: int) -> None:
     path = tmp_path / "http"
     with running(tmp_path, "--uds", path, "--trusted-proxy", "*", "--workers", workers, umask=umask) as server:
