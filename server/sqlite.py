@@ -14,6 +14,7 @@ from sqlalchemy.exc import DatabaseError, OperationalError
 BUSY_SECONDS = 5
 MIGRATION_SECONDS = 30  # that a process waits for another one which brings the schema up to date
 MAGIC = b"SQLite format 3\0"
+_HEADS: dict[tuple[int, int], int] = {}  # descriptors of database files, by device and inode, never closed: see `check_head`
 SPARE_BYTES = 4 << 20  # the log beside the file grows to 1,000 pages of 4 KiB before it is written back
 
 
@@ -39,8 +40,10 @@ class SqliteFile:
 
     def remember(self) -> None:
         """From now on it must be this very file."""
-        found = self.path.stat()
+        descriptor = os.open(self.path, os.O_RDONLY | os.O_CLOEXEC)
+        found = os.fstat(descriptor)
         self._identity = found.st_dev, found.st_ino
+        _HEADS.setdefault(self._identity, descriptor)  # a second one of this process is left open as well
 
     def check(self) -> None:
         """Raise OperationalError where the file was deleted or replaced since `remember`.
@@ -57,10 +60,16 @@ class SqliteFile:
             raise failure(f"{self.path} was replaced while the server runs: restart it", "SQLITE_READONLY_DBMOVED")
 
     def check_head(self) -> None:
-        """Raise DatabaseError where the file does not begin as a database does; what the log beside it holds would hide that."""
+        """Raise DatabaseError where the file does not begin as a database does; what the log beside it holds would hide that.
+
+        Through a descriptor that is never closed: to close any descriptor of a file gives up all of the process's locks on it
+        (POSIX), SQLite's among them. Another process would then take itself for the last one, and remove the log that this one
+        goes on writing to.
+        """
+        if self._identity is None:
+            return
         try:
-            with self.path.open("rb") as file:
-                head = file.read(len(MAGIC))
+            head = os.pread(_HEADS[self._identity], len(MAGIC), 0)
         except OSError as error:
             raise failure(f"{self.path} cannot be read ({error.strerror})", "SQLITE_IOERR_READ") from error
         if head != MAGIC:

@@ -28,6 +28,7 @@ from server import database as seam
 from server.database import FILE_NAME, Database
 from server.failures import KINDS, Failures, NoAnswerError, kind_of
 from server.rarely import Rarely
+from server.tokens import Tokens
 
 pytest_plugins = ("api_fixtures",)
 
@@ -165,6 +166,21 @@ def test_a_disk_that_fills_up_is_noticed_without_a_request(small_disk: Path, mon
             os.posix_fallocate(file.fileno(), 0, shutil.disk_usage(small_disk).free - (1 << 20))
         time.sleep(0.3)
         assert reason(api) == "the database does not work (full)"
+
+
+def test_probes_leave_the_locks_alone(tmp_path: Path) -> None:
+    """Closing any descriptor of the file would drop them: the next process to end would then remove the log that is written to."""
+    store = tmp_path / "store"
+    here = Database(str(store))
+    Tokens(here).create("first", ["read"])
+    here.probe(write=True)
+    token(store, "publish")  # another process opens the store, writes and ends
+    assert {row["name"] for row in Tokens(here).list()} == {"first", "token"}
+    Tokens(here).create("last", ["read"])
+    here.close()
+    again = Database(str(store))
+    assert {row["name"] for row in Tokens(again).list()} == {"first", "token", "last"}
+    again.close()
 
 
 def test_probes_do_not_wear_the_disk_out(running: Api) -> None:
