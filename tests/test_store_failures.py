@@ -169,18 +169,23 @@ def test_a_disk_that_fills_up_is_noticed_without_a_request(small_disk: Path, mon
 
 
 def test_probes_leave_the_locks_alone(tmp_path: Path) -> None:
-    """Closing any descriptor of the file would drop them: the next process to end would then remove the log that is written to."""
+    """To close any descriptor of the file drops them; the next process would then remove the log that this one writes to."""
     store = tmp_path / "store"
-    here = Database(str(store))
-    Tokens(here).create("first", ["read"])
-    here.probe(write=True)
-    token(store, "publish")  # another process opens the store, writes and ends
-    assert {row["name"] for row in Tokens(here).list()} == {"first", "token"}
-    Tokens(here).create("last", ["read"])
-    here.close()
-    again = Database(str(store))
-    assert {row["name"] for row in Tokens(again).list()} == {"first", "token", "last"}
-    again.close()
+    tokens = Tokens(Database(str(store)))
+    first = tokens.create("first", ["read", "publish"])
+    tokens.database.close()
+    servers = [LiveServer.start(store, tmp_path, "--no-anonymous-read") for _ in range(2)]  # each has been probed by now
+    try:
+        headers, path = {"Authorization": f"Bearer {first}"}, "/v1/tasks"
+        for server in servers:
+            assert httpx.get(server.url + path, headers={"Authorization": "Bearer eqp_x"}, timeout=60).status_code == 401
+        time.sleep(1)  # each writes to the audit log
+        for server in servers:
+            entries = httpx.get(server.url + "/v1/audit", headers=headers, timeout=60).json()["entries"]
+            assert [entry["action"] for entry in entries].count("token refused") == 2
+    finally:
+        for server in servers:
+            server.stop()
 
 
 def test_probes_do_not_wear_the_disk_out(running: Api) -> None:
