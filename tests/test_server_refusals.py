@@ -153,7 +153,9 @@ def test_reports_that_are_no_json_object_are_refused(api: Api, packs: list[Pack]
     assert "report" in got.json()["detail"]
 
 
-@pytest.mark.parametrize("body", [b"", b"{}", b"[]", b'{"version": 0}', b'{"version": 1, "x": 2}', b'{"version": 1e400}'])
+@pytest.mark.parametrize(
+    "body", [b"", b"{}", b"[]", b'{"version": 0}', b'{"version": 1, "x": 2}', b'{"version": 1e400}', b'{"version": 2147483648}']
+)
 def test_promotions_that_say_nothing_are_refused(api: Api, body: bytes) -> None:
     got = api.call("PUT", "/v1/tasks/one/channels/stable", "promote", content=body)
     assert (got.status_code, "version" in got.json()["detail"]) == (422, True)

@@ -179,7 +179,7 @@ class Promotion(BaseModel):
 
     model_config = ConfigDict(extra="forbid", strict=True, json_schema_extra={"examples": [{"version": 2, "envelope": None}]})
 
-    version: Annotated[int, BeforeValidator(_whole)] = Field(ge=1, le=1 << 31)
+    version: Annotated[int, BeforeValidator(_whole)] = Field(ge=1, lt=1 << 31)
     envelope: dict[str, Any] | None = Field(
         None, description="DSSE envelope of the statement; null: unsigned, devices refuse it."
     )
@@ -231,6 +231,6 @@ async def channel(request: Request, who: Reader, task: TaskName, channel: Channe
     envelope = await state.database.run(state.catalogue.envelope, task, channel)
     etag = f'"{hashlib.sha256(envelope).hexdigest()}"'
     headers = {"ETag": etag, "Cache-Control": "no-cache"}
-    if request.headers.get("if-none-match") == etag:
+    if etag in request.headers.get("if-none-match", ""):  # W/ before it, or others beside it, change nothing
         return Response(status_code=304, headers=headers)
     return Response(envelope, headers=headers, media_type="application/json")
