@@ -85,7 +85,7 @@ def test_head_of_what_changes(api: Api) -> None:
 def test_all_methods_of_a_path_are_allowed(api: Api, path: str, allowed: str) -> None:
     for method in {"DELETE", "HEAD", "OPTIONS", "PATCH", "TRACE", "INVENTED"} - set(allowed.split(", ")):
         got = api.client.request(method, path)
-        assert (got.status_code, got.headers["allow"]) == (405, allowed), method
+        assert (got.status_code, sorted(got.headers["allow"].split(", "))) == (405, sorted(allowed.split(", "))), method
 
 
 @pytest.mark.parametrize("path", ["/v1/tasks/", "/v1/classify/", "/healthz/", "/docs/", "/static", "/static/", "/v1/tasks/one/"])

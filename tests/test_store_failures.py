@@ -235,7 +235,7 @@ def test_calls_that_hang_end_in_time_and_hold_few_threads(running: Api, monkeypa
     monkeypatch.setattr(seam, "ANSWER_SECONDS", 0.5)
     go_on = threading.Event()
     catalogue = running.client.app.state.server.catalogue  # type: ignore[attr-defined]
-    monkeypatch.setattr(catalogue, "task", lambda name: go_on.wait(30))
+    monkeypatch.setattr(catalogue, "task", lambda *_: go_on.wait(30))
     with ThreadPoolExecutor(40) as pool:
         begun = time.monotonic()
         answers = [each.result() for each in [pool.submit(running.call, "GET", "/v1/tasks/one") for _ in range(40)]]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
@@ -72,11 +73,15 @@ def revoke(store: str, which: str) -> None:
 @contextmanager
 def _tokens(store: str, *, new: bool = False) -> Iterator[Tokens]:
     try:
+        import structlog
+
         from server.database import Database
         from server.failures import AWAY, cause_of
         from server.tokens import Tokens
     except ModuleNotFoundError as error:
         raise MissingExtraError(error.name or "the server", "server") from error
+    # what the server would log of a failure is this command's one line on stderr
+    structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.CRITICAL))
     database = Database(store, new=new)
     try:
         yield Tokens(database)
