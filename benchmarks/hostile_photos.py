@@ -11,6 +11,7 @@ import struct
 import sys
 import zlib
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -76,6 +77,7 @@ def tiff(entries: list[tuple[int, int, int, int | None]], tail: bytes) -> bytes:
     return b"II*\0" + struct.pack("<IH", 8, len(entries)) + rows + bytes(4) + tail
 
 
+@cache
 def huge_tile() -> bytes:
     """A TIFF of 100 x 100 pixels in a tile of 26,000 x 26,000."""
     side = 26_000

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -14,7 +13,6 @@ import pytest
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
 from packs import FINGERPRINT, quantized
-from servers import Postgres, postgres
 from sqlalchemy import text
 
 from edge_qprompt.errors import ConflictError, FingerprintError, NotFoundError, SignatureError, StoreError
@@ -27,28 +25,9 @@ from server.schema import metadata
 from server.targets import Targets
 from server.tokens import PREFIX, Tokens
 
+pytest_plugins = ("store_fixtures",)
+
 KEY, _ = new_key_pair()
-
-
-@pytest.fixture(scope="module")
-def server() -> Iterator[Postgres]:
-    with postgres() as running:
-        yield running
-
-
-@pytest.fixture(params=["sqlite", "postgresql"])
-def store(request: pytest.FixtureRequest, tmp_path: Path) -> str:
-    if request.param == "sqlite":
-        return str(tmp_path / "store")
-    running: Postgres = request.getfixturevalue("server")
-    return running.database(f"test_{abs(hash(request.node.name)) % 10**9}")
-
-
-@pytest.fixture
-def database(store: str) -> Iterator[Database]:
-    opened = Database(store)
-    yield opened
-    opened.close()
 
 
 @pytest.fixture

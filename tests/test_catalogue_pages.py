@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from apis import Api
 from packs import FINGERPRINT, quantized
-from servers import postgres
+from servers import Postgres
 from sqlalchemy import event
 
 from edge_qprompt.pack import Method, Pack, Precision, names_section
@@ -20,7 +20,7 @@ from server.catalogue import Catalogue
 from server.database import Database
 from server.tokens import Tokens
 
-pytest_plugins = ("api_fixtures",)
+pytest_plugins = ("api_fixtures", "store_fixtures")
 
 VERSIONS = 40
 REPORT = {"held_out_accuracy": 0.5, "note": "x" * 100_000}
@@ -36,8 +36,8 @@ def pack(seed: int, classes: int = 2) -> Pack:
 def catalogue(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Catalogue]:
     """Task a has VERSIONS versions with large reports and stable on the third, task b one, and c two on another channel."""
     if request.param == "postgresql":
-        with postgres() as server:
-            yield from _filled(server.database("pages"))
+        engine: Postgres = request.getfixturevalue("engine")
+        yield from _filled(engine.database("pages"))
     else:
         yield from _filled(str(tmp_path_factory.mktemp("store")))
 

@@ -316,14 +316,23 @@ def test_resume_gives_the_same_bytes(
         adapt(backbone, clothes, settings, checkpoint, resume=True)
 
 
+LONG = [sys.executable, "-m", "device_agent", "adapt", str(PHOTOS), "--shots", "4", "--epochs", "200"]
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> bytes:
+    """What LONG makes when nothing happens."""
+    out = tmp_path_factory.mktemp("whole") / "whole.qpk"
+    subprocess.run([*LONG, "--out", str(out)], check=True, capture_output=True, timeout=300)
+    return out.read_bytes()
+
+
 @pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGINT])
 @pytest.mark.timeout(600)
-def test_a_killed_command_resumes_to_the_same_bytes(tmp_path: Path, how: signal.Signals) -> None:
-    command = [sys.executable, "-m", "device_agent", "adapt", str(PHOTOS), "--shots", "4", "--epochs", "400"]
-    subprocess.run([*command, "--out", str(tmp_path / "whole.qpk")], check=True, capture_output=True, timeout=300)
+def test_a_killed_command_resumes_to_the_same_bytes(tmp_path: Path, whole: bytes, how: signal.Signals) -> None:
     out, checkpoint = tmp_path / "cut.qpk", tmp_path / "cut.qpk.checkpoint"
     # a shell's background jobs ignore Ctrl-C, and so would their children
-    run = subprocess.Popen([*command, "--out", str(out)], preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL))
+    run = subprocess.Popen([*LONG, "--out", str(out)], preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL))
     deadline = time.monotonic() + 240
     while not checkpoint.exists() and run.poll() is None and time.monotonic() < deadline:
         time.sleep(0.02)
@@ -333,8 +342,8 @@ def test_a_killed_command_resumes_to_the_same_bytes(tmp_path: Path, how: signal.
     assert checkpoint.exists()
     assert not out.exists()
     done = subprocess.run(
-        [*command, "--out", str(out), "--resume", "--json"], check=True, capture_output=True, text=True, timeout=300
+        [*LONG, "--out", str(out), "--resume", "--json"], check=True, capture_output=True, text=True, timeout=300
     )
     assert '"resumed_at_epoch": null' not in done.stdout
-    assert out.read_bytes() == (tmp_path / "whole.qpk").read_bytes()
+    assert out.read_bytes() == whole
     assert not checkpoint.exists()

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from conftest import MakePhotos
 from nano_fidelity import accuracy, float_image_features, float_text_features
 
 from edge_qprompt import Backbone
@@ -33,21 +34,23 @@ def test_folder_is_whole_and_small() -> None:
     assert backbone.manifest.precisions["fp32"].cosine >= 0.9999
 
 
-def test_zero_shot_accuracies_are_those_recorded(weights: Path, shared: Path) -> None:
+def test_zero_shot_accuracy_is_the_recorded_one(weights: Path, shared: Path) -> None:
     recorded = json.loads(weights.with_suffix(".json").read_text())["measured"]["sets"]
     source = dict(np.load(weights))
     backbone, tower, tensors = Backbone.open("nano"), image_tower(source), text_tensors(source)
-    for name in ("eurosat", "pacs_photo"):
-        data = load_dataset(shared / name)
-        wanted, labels = recorded[name]["zero_shot"], data.test.labels
-        floats = float_image_features(tower, backbone, data.test)
-        assert accuracy(floats, float_text_features(tensors, backbone, data.names), labels) == pytest.approx(wanted, abs=0.5)
-        stored = extract(backbone, data.test.paths).values[:, 0]
-        two_photos = 200 / len(labels)  # the folder stores weights in fewer bits: docs/adr/0004-nano-storage.md
-        assert accuracy(stored, backbone.text.from_template(data.names), labels) == pytest.approx(wanted, abs=two_photos)
+    data = load_dataset(shared / "eurosat")
+    wanted, labels = recorded["eurosat"]["zero_shot"], data.test.labels
+    floats = float_image_features(tower, backbone, data.test)
+    assert accuracy(floats, float_text_features(tensors, backbone, data.names), labels) == pytest.approx(wanted, abs=0.5)
+    stored = extract(backbone, data.test.paths).values[:, 0]
+    two_photos = 200 / len(labels)  # the folder stores weights in fewer bits: docs/adr/0004-nano-storage.md
+    assert accuracy(stored, backbone.text.from_template(data.names), labels) == pytest.approx(wanted, abs=two_photos)
 
 
-def test_the_committed_folder_is_what_the_script_builds(weights: Path, tmp_path: Path) -> None:
+def test_the_committed_folder_is_what_the_script_builds(
+    weights: Path, tmp_path: Path, photos: MakePhotos, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("exporter.nano.PHOTOS", photos())  # what the stored encoder is compared on: a few are enough
     manifest = build(weights, weights.with_suffix(".json"), tmp_path / "nano")
     committed = Backbone.open("nano")
     # not the fingerprint: the head is a product of matrices, whose last bits differ between processors

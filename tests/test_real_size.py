@@ -1,4 +1,4 @@
-"""Random vision transformers as large as people use them, from open_clip's file to an answer: structure, not accuracy."""
+"""A random vision transformer as large as people use them, from open_clip's file to an answer: structure, not accuracy."""
 
 from __future__ import annotations
 
@@ -16,18 +16,18 @@ from edge_qprompt.pack import Precision, Role
 from edge_qprompt.photo import decode_photo, to_pixels
 
 source = pytest.importorskip("exporter.source", reason="needs the export extra")
+NAME = "ViT-B-32"
 PHOTO = DEMO / "test" / "bag" / "3.png"
 
 
-@pytest.mark.parametrize(("name", "precision"), [("ViT-B-32", "int8"), ("ViT-B-16", "w4a4")])
 @pytest.mark.timeout(600)
-def test_export_quantize_learn_and_classify(name: str, precision: str, tmp_path: Path, edge_qprompt_command: Command) -> None:
+def test_export_quantize_learn_and_classify(tmp_path: Path, edge_qprompt_command: Command) -> None:
     open_clip = source.import_open_clip()
-    model = build(open_clip.get_model_config(name))
+    model = build(open_clip.get_model_config(NAME))
     transform = open_clip.image_transform(224, is_train=False)
     with torch.inference_mode():
         wanted = model.encode_image(transform(Image.open(PHOTO))[None], normalize=True).numpy()
-    weights = tmp_path / f"{name}-random.pt"
+    weights = tmp_path / f"{NAME}-random.pt"
     torch.save(model.state_dict(), weights)
     del model
     photos, base, small, pack = (
@@ -37,28 +37,28 @@ def test_export_quantize_learn_and_classify(name: str, precision: str, tmp_path:
         tmp_path / "task.qpk",
     )
 
-    done = edge_qprompt_command("export", name, "--checkpoint", weights, "--photos", photos, "--no-int8", "--out", base)
+    done = edge_qprompt_command("export", NAME, "--checkpoint", weights, "--photos", photos, "--no-int8", "--out", base)
     assert done.code == 0, done.err
     weights.unlink()  # three copies of 600 MB are enough
     full = Backbone.open(base)
-    assert full.manifest.name == f"{name}-random"
+    assert full.manifest.name == f"{NAME}-random"
     pixels = to_pixels(decode_photo(PHOTO.read_bytes()), full.manifest.preprocess)[None]
     assert np.abs(full.encode_images(pixels) - wanted).max() < 5e-6
     full.close()
 
-    done = edge_qprompt_command("quantize", base, "--precision", precision, "--photos", photos, "--out", small)
+    done = edge_qprompt_command("quantize", base, "--precision", "int8", "--photos", photos, "--out", small)
     assert done.code == 0, done.err
-    backbone = Backbone.open(small, precision)
+    backbone = Backbone.open(small, "int8")
     features = backbone.encode_images(pixels)
-    assert (features * wanted).sum() > (0.999 if precision == "int8" else 0.9)
+    assert (features * wanted).sum() > 0.999
     files = backbone.manifest.files
-    assert files[f"image.{precision}.onnx"].bytes < (0.3 if precision == "int8" else 0.2) * files["image.fp32.onnx"].bytes
+    assert files["image.int8.onnx"].bytes < 0.3 * files["image.fp32.onnx"].bytes
     backbone.close()
 
-    common = ("--backbone", small, "--precision", precision, "--method", "qp4q", "--epochs", "2", "--shots", "2")
+    common = ("--backbone", small, "--precision", "int8", "--method", "qp4q", "--epochs", "2", "--shots", "2")
     learned = edge_qprompt_command("adapt", photos, *common, "--out", pack, "--json").json
     made = Pack.decode(pack.read_bytes())
-    assert (made.precision, learned["steps"]) == (Precision[precision.upper()], 2)
+    assert (made.precision, learned["steps"]) == (Precision.INT8, 2)
     ctx, adapter = made.tensor(Role.CTX), made.tensor(Role.ADAPTER_IN)
     assert ctx is not None
     assert adapter is not None

@@ -196,7 +196,8 @@ def test_a_cache_that_cannot_be_written_means_measuring_again(tmp_path: Path, mo
     assert machine.prepared == 2
 
 
-def test_only_the_newest_trials_are_kept(cache: Path) -> None:
+def test_only_the_newest_trials_are_kept(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(speed, "MAX_TRIALS", 3)
     machine = FakeMachine(0.2, 0.1)
     for i in range(speed.MAX_TRIALS + 1):
         machine.trial(str(i))

@@ -14,23 +14,22 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import httpx
+import psycopg
 import pytest
 from apis import Api, start
 from conftest import Command, fails
-from servers import LiveServer, Postgres, postgres, token
+from servers import LiveServer, Postgres, token
 from sqlalchemy import Connection, event, text
 from sqlalchemy.exc import OperationalError
-from sqlalchemy.exc import TimeoutError as PoolTimeout
 from structlog.testing import capture_logs
 
 from edge_qprompt.pack import Pack
 from server import database as seam
 from server.database import FILE_NAME, Database
-from server.failures import KINDS, Failures, NoAnswerError, kind_of
-from server.rarely import Rarely
+from server.failures import kind_of
 from server.tokens import Tokens
 
-pytest_plugins = ("api_fixtures",)
+pytest_plugins = ("api_fixtures", "store_fixtures")
 
 IN_TIME = 10.0  # seconds: what operate.md promises of a database that hangs
 
@@ -253,7 +252,7 @@ def test_a_connection_lost_while_it_commits_promises_nothing(running: Api, packs
 
     def lose(connection: Connection) -> None:
         if connection.get_execution_options()["begin"] == "BEGIN IMMEDIATE":  # not the look-up of the token
-            raise OperationalError("COMMIT", {}, Answer(None))
+            raise OperationalError("COMMIT", {}, psycopg.OperationalError("lost"))
 
     event.listen(database.engine, "commit", lose)
     answer = running.call("POST", "/v1/tasks/two/versions", "publish", content=packs[1].encode())
@@ -262,71 +261,7 @@ def test_a_connection_lost_while_it_commits_promises_nothing(running: Api, packs
     assert running.publish("two", packs[1])["version"] == 1
 
 
-# --- what is said about it
-
-
-def driver(name: str) -> OperationalError:
-    cause = sqlite3.OperationalError("as the driver says\nand more")
-    cause.sqlite_errorname = name
-    return OperationalError("SELECT 'secret'", {}, cause)
-
-
-class Answer(Exception):
-    """An error of PostgreSQL's driver."""
-
-    def __init__(self, sqlstate: str | None) -> None:
-        super().__init__("connection to postgresql://eq:hunter2@db failed\nmore")
-        self.sqlstate = sqlstate
-
-
-@pytest.mark.parametrize(
-    ("error", "kind"),
-    [
-        (driver("SQLITE_FULL"), "full"),
-        (driver("SQLITE_IOERR_WRITE"), "io"),
-        (driver("SQLITE_CORRUPT_INDEX"), "damaged"),
-        (driver("SQLITE_NOTADB"), "damaged"),
-        (driver("SQLITE_READONLY_DBMOVED"), "moved"),
-        (driver("SQLITE_READONLY_DIRECTORY"), "read_only"),
-        (driver("SQLITE_BUSY_SNAPSHOT"), "busy"),
-        (driver("SQLITE_CANTOPEN"), "away"),
-        (driver("SQLITE_ERROR"), "other"),
-        (OperationalError("", {}, Answer("53100")), "full"),
-        (OperationalError("", {}, Answer("57014")), "busy"),
-        (OperationalError("", {}, Answer("57P01")), "away"),
-        (OperationalError("", {}, Answer(None)), "away"),
-        (PoolTimeout(), "slow"),
-        (NoAnswerError(), "slow"),
-    ],
-)
-def test_kinds(error: Exception, kind: str) -> None:
-    assert kind_of(error) == kind
-    assert kind in KINDS
-
-
-def test_a_failure_is_logged_once_a_minute_without_secrets() -> None:
-    counted: list[str] = []
-    failures, now = Failures(counted.append, "hunter2"), [0.0]
-    failures._rarely = Rarely(clock=lambda: now[0])
-    with capture_logs() as lines:
-        for second in range(61):
-            now[0] = float(second)
-            failures.note(OperationalError("SELECT 'token'", {}, Answer(None)))
-        failures.note(driver("SQLITE_FULL"))  # another kind is not kept back
-    assert [(line["kind"], line["kept_back"]) for line in lines] == [("away", 0), ("away", 59), ("full", 0)]
-    assert lines[0]["cause"] == "connection to postgresql://eq:***@db failed"
-    assert lines[2]["cause"] == "as the driver says"
-    assert counted == ["away"] * 61 + ["full"]
-    assert failures.seen == 62
-
-
 # --- PostgreSQL that is there and says nothing
-
-
-@pytest.fixture(scope="module")
-def engine() -> Iterator[Postgres]:
-    with postgres() as found:
-        yield found
 
 
 def processes(engine: Postgres) -> list[int]:

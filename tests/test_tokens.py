@@ -13,7 +13,7 @@ import httpx
 import pytest
 from apis import PHOTO, Api, make_pack, start
 from conftest import Command, fails
-from servers import Postgres, postgres
+from servers import Postgres
 from sqlalchemy import text
 
 from edge_qprompt.errors import StoreError
@@ -22,28 +22,7 @@ from server.database import FILE_NAME, Database
 from server.patterns import MAX_PATTERNS, checked, matches
 from server.tokens import Holder, Tokens
 
-pytest_plugins = ("api_fixtures",)
-
-
-@pytest.fixture(scope="module")
-def server() -> Iterator[Postgres]:
-    with postgres() as running:
-        yield running
-
-
-@pytest.fixture(params=["sqlite", "postgresql"])
-def store(request: pytest.FixtureRequest, tmp_path: Path) -> str:
-    if request.param == "sqlite":
-        return str(tmp_path / "store")
-    running: Postgres = request.getfixturevalue("server")
-    return running.database(f"test_{abs(hash(request.node.name)) % 10**9}")
-
-
-@pytest.fixture
-def database(store: str) -> Iterator[Database]:
-    opened = Database(store)
-    yield opened
-    opened.close()
+pytest_plugins = ("api_fixtures", "store_fixtures")
 
 
 def test_a_name_belongs_to_one_token_until_that_is_revoked(database: Database) -> None:
@@ -227,8 +206,8 @@ def test_the_commands_make_no_store_by_mistake(edge_qprompt_command: Command, tm
     assert list(typo.iterdir()) == []
 
 
-def test_the_commands_make_no_tables_by_mistake(server: Postgres) -> None:
-    url = server.database("empty")
+def test_the_commands_make_no_tables_by_mistake(engine: Postgres) -> None:
+    url = engine.database("empty")
     with pytest.raises(StoreError, match="there is no store at postgresql"):
         Database(url, new=False)
     Database(url).close()

@@ -16,11 +16,13 @@ import math
 import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
-from torch.optim import Optimizer
+from torch.optim.adamw import adamw
+from torch.optim.sgd import sgd
 
 from edge_qprompt.errors import EdgeQPromptError
 from edge_qprompt.learn.checkpoint import Checkpoint, CheckpointFile
@@ -77,7 +79,7 @@ def learn(
     saved = time.monotonic()
     for epoch in range(len(run.losses), schedule.epochs):
         for mover in movers.values():
-            mover.set_rate(epoch, len(features))
+            mover.rate = mover.schedule.rate(epoch, len(features))
         batches = _batches(features, labels, schedule.batch, [settings.seed, epoch])
         run.losses.append(_epoch(method, movers, batches, run, schedule.steps(len(features))))
         progress(epoch + 1, schedule.epochs, run.losses[-1])
@@ -87,29 +89,52 @@ def learn(
     return run
 
 
-@dataclass(frozen=True)
+@dataclass
 class _Mover:
-    """What moves one parameter."""
+    """What moves one parameter; torch's optimisers as functions, since the first object of theirs loads torch's compiler: 2 s.
 
+    Attributes:
+        rate: learning rate, of this epoch.
+        state: what the optimiser remembers, by torch's names.
+    """
+
+    parameter: Tensor
     schedule: Schedule
-    optimiser: Optimizer
+    rate: float = 0.0
+    state: dict[str, Tensor] = field(default_factory=dict)
 
-    @classmethod
-    def of(cls, parameter: Tensor, schedule: Schedule) -> _Mover:
-        lr, decay = schedule.peak_lr, schedule.weight_decay
-        if schedule.optimiser == "adamw":
-            return cls(schedule, torch.optim.AdamW([parameter], lr, weight_decay=decay))
-        return cls(schedule, torch.optim.SGD([parameter], lr, schedule.momentum, weight_decay=decay))
+    def step(self) -> None:
+        """Move it along its gradient, if it has one, and forget that."""
+        gradient = self.parameter.grad
+        if gradient is None:
+            return
+        with torch.no_grad():
+            (self._adamw if self.schedule.optimiser == "adamw" else self._sgd)(gradient)
+        self.parameter.grad = None
 
-    def set_rate(self, epoch: int, photos: int) -> None:
-        for group in self.optimiser.param_groups:
-            group["lr"] = self.schedule.rate(epoch, photos)
+    def _sgd(self, gradient: Tensor) -> None:
+        momenta = [self.state.get("momentum_buffer")]
+        schedule = self.schedule
+        options: dict[str, Any] = {"dampening": 0, "nesterov": False, "maximize": False, "weight_decay": schedule.weight_decay}
+        sgd([self.parameter], [gradient], momenta, lr=self.rate, momentum=schedule.momentum, **options)
+        if momenta[0] is not None:  # without momentum there is none
+            self.state["momentum_buffer"] = momenta[0]
+
+    def _adamw(self, gradient: Tensor) -> None:
+        for name in ("exp_avg", "exp_avg_sq"):
+            self.state.setdefault(name, torch.zeros_like(self.parameter))
+        self.state.setdefault("step", torch.tensor(0.0))
+        mean, square, step = ([self.state[name]] for name in ("exp_avg", "exp_avg_sq", "step"))
+        options: dict[str, Any] = {"amsgrad": False, "maximize": False, "beta1": 0.9, "beta2": 0.999, "eps": 1e-8}
+        adamw(
+            [self.parameter], [gradient], mean, square, [], step, lr=self.rate, weight_decay=self.schedule.weight_decay, **options
+        )
 
 
 def _movers(method: Method, schedule: Schedule) -> dict[str, _Mover]:
     """By the parameters' names; one with a schedule of its own has the epochs and batches of all."""
     own = {name: replace(each, epochs=schedule.epochs, batch=schedule.batch) for name, each in schedules(method).items()}
-    return {name: _Mover.of(parameter, own.get(name, schedule)) for name, parameter in method.parameters.items()}
+    return {name: _Mover(parameter, own.get(name, schedule)) for name, parameter in method.parameters.items()}
 
 
 def _epoch(method: Method, movers: dict[str, _Mover], batches: Iterable[tuple[Tensor, Tensor]], run: Run, steps: int) -> float:
@@ -119,11 +144,9 @@ def _epoch(method: Method, movers: dict[str, _Mover], batches: Iterable[tuple[Te
         loss = method.loss(batch, batch_labels)
         if not math.isfinite(value := loss.item()):
             raise EdgeQPromptError(f"learning diverged in epoch {len(run.losses) + 1}, the loss is {value}: try a lower --lr")
-        for mover in movers.values():
-            mover.optimiser.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]
         for mover in movers.values():
-            mover.optimiser.step()
+            mover.step()
         run.steps += 1
         method.after_step(run.steps, steps)
         total += value * len(batch_labels)
@@ -145,12 +168,7 @@ def _batches(features: Tensor, labels: Tensor, size: int, seed: list[int]) -> It
 
 
 def _capture(method: Method, movers: dict[str, _Mover], run: Run) -> Checkpoint:
-    state = {
-        f"{key}/{name}": value
-        for name, parameter in method.parameters.items()
-        for key, value in movers[name].optimiser.state[parameter].items()
-        if isinstance(value, Tensor)  # SGD without momentum keeps a None
-    }
+    state = {f"{key}/{name}": value for name in method.parameters for key, value in movers[name].state.items()}
     return Checkpoint(dict(method.parameters), state, method.state(), run.steps, run.losses)
 
 
@@ -159,6 +177,6 @@ def _restore(method: Method, movers: dict[str, _Mover], found: Checkpoint) -> Ru
         parameter.data.copy_(found.parameters[name])
     for place, value in found.optimiser.items():
         key, name = place.split("/", 1)
-        movers[name].optimiser.state[method.parameters[name]][key] = value.clone()
+        movers[name].state[key] = value.clone()
     method.load(found.method)
     return Run(found.steps, list(found.losses), len(found.losses))
