@@ -19,6 +19,7 @@ from pathlib import Path
 
 import httpx
 import pytest
+from conftest import run_command
 
 START_SECONDS = 60.0
 
@@ -85,8 +86,9 @@ class LiveServer:
 def token(store: Path | str, *scopes: str) -> str:
     """Made by the command, as an operator would."""
     parts = [part for scope in scopes for part in ("--scope", scope)]
-    command = [sys.executable, "-m", "device_agent", "token", "create", "--store", str(store), *parts]
-    return subprocess.run(command, capture_output=True, text=True, check=True, timeout=60).stdout.strip()
+    done = run_command("token", "create", "--store", store, *parts)
+    assert done.code == 0, done.err
+    return done.out.strip()
 
 
 class Postgres:
