@@ -15,9 +15,9 @@ from pathlib import Path
 import numpy as np
 
 from edge_qprompt import Backbone
-from edge_qprompt.dataset import Photos, load_dataset
-from edge_qprompt.features import extract
-from edge_qprompt.residual import class_means
+from edge_qprompt.classify.residual import class_means
+from edge_qprompt.photos.dataset import Photos, load_dataset
+from edge_qprompt.photos.features import extract
 
 Array = np.ndarray[tuple[int, ...], np.dtype[np.float32]]
 

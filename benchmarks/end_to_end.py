@@ -29,11 +29,11 @@ from timing import publish
 from vit_b_32 import random_vit_b_32
 
 from edge_qprompt import Backbone
-from edge_qprompt.dataset import Dataset, load_dataset
+from edge_qprompt.backbone.text import name_tokens
 from edge_qprompt.learn.adapt import adapt
 from edge_qprompt.learn.settings import AdaptSettings, LoopSettings
-from edge_qprompt.photo import decode_photo, normalise, random_view, read_photo
-from edge_qprompt.prompts import name_tokens
+from edge_qprompt.photos.dataset import Dataset, load_dataset
+from edge_qprompt.photos.photo import decode_photo, normalise, random_view, read_photo
 from exporter.source import import_open_clip
 
 N_CTX = 4

@@ -32,10 +32,10 @@ def child(weights: Path, classes: int, memory: int, rounds: int) -> dict[str, An
 
     from device_agent.commands.adapt import peak_memory_mb
     from edge_qprompt import Backbone
-    from edge_qprompt.learn.fused import FusedTower
-    from edge_qprompt.learn.threads import threads_for, torch_threads
-    from edge_qprompt.learn.tower import TextTower
-    from edge_qprompt.weights import Weights
+    from edge_qprompt.backbone.weights import Weights
+    from edge_qprompt.learn.step.fused import FusedTower
+    from edge_qprompt.learn.step.threads import threads_for, torch_threads
+    from edge_qprompt.learn.towers.text import TextTower
 
     names = [name for name in NAMES.read_text().splitlines() if name]
     lengths = [len(Backbone.open("nano").tokenizer.encode(f"{name}.")) for name in names]

@@ -34,11 +34,11 @@ from PIL import Image
 from timing import publish
 from vit_b_32 import random_vit_b_32
 
-from edge_qprompt.backbone import Backbone
-from edge_qprompt.manifest import Preprocess, image_onnx
-from edge_qprompt.photo import decode_photo, to_pixels
-from edge_qprompt.session import Session
-from edge_qprompt.speed import median_seconds
+from edge_qprompt.backbone.backbone import Backbone
+from edge_qprompt.backbone.manifest import Preprocess, image_onnx
+from edge_qprompt.backbone.session import Session
+from edge_qprompt.backbone.speed import median_seconds
+from edge_qprompt.photos.photo import decode_photo, to_pixels
 
 PAUSE_SECONDS = 0.02  # OpenVINO's threads spin for less than this after their work
 ENGINES = ("onnxruntime", "openvino")

@@ -23,9 +23,9 @@ from timing import publish
 
 import edge_qprompt
 from edge_qprompt import Backbone, Pack, Tasks
-from edge_qprompt.pack import Method, PackTensor, Precision, Role, names_section
-from edge_qprompt.quantizer import Quantized
-from edge_qprompt.speed import median_seconds
+from edge_qprompt.backbone.speed import median_seconds
+from edge_qprompt.codebook import Quantized
+from edge_qprompt.pack.pack import Method, PackTensor, Precision, Role, names_section
 
 NAMES = [name for name in (Path(__file__).parent / "names.txt").read_text().splitlines() if name]
 PHOTO = Path(edge_qprompt.__file__).parent / "data" / "fashion_mnist" / "test" / "bag" / "3.png"

@@ -18,9 +18,9 @@ from numpy.typing import NDArray
 from reference_tower import reference_transformer
 
 from edge_qprompt import Backbone
-from edge_qprompt.dataset import Photos, load_dataset
-from edge_qprompt.features import extract
-from edge_qprompt.photo import decode_photo, read_photo, to_pixels
+from edge_qprompt.photos.dataset import Photos, load_dataset
+from edge_qprompt.photos.features import extract
+from edge_qprompt.photos.photo import decode_photo, read_photo, to_pixels
 from edge_qprompt.prompts import DEFAULT_TEMPLATE
 from exporter.nano import image_tower, text_tensors
 

@@ -20,13 +20,13 @@ from pathlib import Path
 import numpy as np
 
 from edge_qprompt import Backbone
+from edge_qprompt.backbone.manifest import Manifest, image_onnx
+from edge_qprompt.backbone.speed import median_seconds
 from edge_qprompt.bench import report
 from edge_qprompt.bench.cell import Cell, Lines, Row, content_of
-from edge_qprompt.dataset import load_dataset
 from edge_qprompt.files import write_whole
-from edge_qprompt.manifest import Manifest, image_onnx
-from edge_qprompt.photo import decode_photo, read_photo, to_pixels
-from edge_qprompt.speed import median_seconds
+from edge_qprompt.photos.dataset import load_dataset
+from edge_qprompt.photos.photo import decode_photo, read_photo, to_pixels
 from exporter.quantize_command import PRECISIONS as QUANTIZED
 
 PRECISIONS = ("fp32", *QUANTIZED)

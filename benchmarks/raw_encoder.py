@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 
 from edge_qprompt import Backbone
-from edge_qprompt.photo import decode_photo, to_pixels
+from edge_qprompt.photos.photo import decode_photo, to_pixels
 
 
 def main(name: str, batch: int, paths: list[Path]) -> None:

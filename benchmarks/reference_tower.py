@@ -14,13 +14,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from edge_qprompt.backbone import Backbone
-from edge_qprompt.learn.tower import TextTower
-from edge_qprompt.manifest import TEXT_ONNX, TEXT_WEIGHTS, TextConfig
-from edge_qprompt.prompts import TextEncoder
-from edge_qprompt.session import Session
-from edge_qprompt.tokenizer import Tokenizer
-from edge_qprompt.weights import Weights
+from edge_qprompt.backbone.backbone import Backbone
+from edge_qprompt.backbone.manifest import TEXT_ONNX, TEXT_WEIGHTS, TextConfig
+from edge_qprompt.backbone.session import Session
+from edge_qprompt.backbone.text import TextEncoder
+from edge_qprompt.backbone.tokenizer import Tokenizer
+from edge_qprompt.backbone.weights import Weights
+from edge_qprompt.learn.towers.text import TextTower
 from exporter.folder import write_text
 from exporter.source import import_open_clip
 

@@ -18,7 +18,7 @@ import p4q
 from edge_qprompt.bench import report
 from edge_qprompt.bench.cell import REVISION, Row
 from edge_qprompt.bench.protocols import ABLATIONS, EPOCHS, MAIN, OWN_TEMPLATE
-from edge_qprompt.metrics import harmonic_mean
+from edge_qprompt.classify.scores import harmonic_mean
 
 HERE = Path(__file__).parent
 DOCS = HERE.parent / "docs"

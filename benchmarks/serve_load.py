@@ -37,8 +37,8 @@ from timing import publish
 
 import edge_qprompt
 from edge_qprompt import Backbone, Pack
-from edge_qprompt.pack import Method, Precision, Section, Tag, names_section
-from edge_qprompt.session import cores
+from edge_qprompt.backbone.session import cores
+from edge_qprompt.pack.pack import Method, Precision, Section, Tag, names_section
 from server.settings import Limits
 
 HERE = Path(__file__).parent

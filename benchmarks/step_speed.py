@@ -30,12 +30,12 @@ from reference_tower import VIT_B_32, Pair, nano_pair, random_pair
 from timing import publish
 from torch import Tensor
 
-from edge_qprompt.learn.engine import has_bfloat16
-from edge_qprompt.learn.frozen import LowProduct
-from edge_qprompt.learn.fused import FusedTower
-from edge_qprompt.learn.threads import threads_for, torch_threads
-from edge_qprompt.prompts import name_tokens
-from edge_qprompt.speed import median_seconds
+from edge_qprompt.backbone.speed import median_seconds
+from edge_qprompt.backbone.text import name_tokens
+from edge_qprompt.learn.step.engine import has_bfloat16
+from edge_qprompt.learn.step.frozen import LowProduct
+from edge_qprompt.learn.step.fused import FusedTower
+from edge_qprompt.learn.step.threads import threads_for, torch_threads
 
 CLASSES = (10, 50, 100, 200)
 N_CTX = 4

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import numpy as np
 
-from edge_qprompt.dataset import CLASSES_FILE, Dataset, load_dataset
+from edge_qprompt.photos.dataset import CLASSES_FILE, Dataset, load_dataset
 
 BASE_TO_NEW = (  # data set, base classes, how many problems
     ("caltech101", 50, 2),

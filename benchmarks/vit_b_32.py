@@ -7,7 +7,7 @@ from pathlib import Path
 
 import torch
 
-from edge_qprompt.dataset import load_dataset
+from edge_qprompt.photos.dataset import load_dataset
 from exporter.export import export
 from exporter.photos import DEMO
 from exporter.request import Request

@@ -22,7 +22,7 @@ import httpx
 
 import edge_qprompt
 from edge_qprompt.errors import ServerError
-from edge_qprompt.statement import MAX_ENVELOPE_BYTES, NAME, Envelope
+from edge_qprompt.trust import MAX_ENVELOPE_BYTES, NAME, Envelope
 
 PACK_TYPE = "application/vnd.edge-qprompt.pack"
 JSON_TYPE = "application/json"

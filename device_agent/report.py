@@ -14,13 +14,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from edge_qprompt.photo import decode_photo, read_photo
+from edge_qprompt.photos import decode_photo, read_photo
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from numpy.typing import NDArray
 
-    from edge_qprompt.learn.adapt import Adaptation, Checked
+    from edge_qprompt.learn import Adaptation, Checked
     from edge_qprompt.pack import Pack
 
 WRONG = 12  # photos shown

@@ -19,7 +19,7 @@ from typing import Any
 
 from device_agent.catalogue import Catalogue
 from edge_qprompt.errors import ServerError, SignatureError
-from edge_qprompt.statement import MAX_ENVELOPE_BYTES, Envelope, Statement, read_private_key, sign, stamp, verify
+from edge_qprompt.trust import MAX_ENVELOPE_BYTES, Envelope, Statement, read_private_key, sign, stamp, verify
 
 ATTEMPTS = 5  # at a channel that others promote to at the same moment
 

@@ -63,7 +63,7 @@ strict_option = click.option("--strict", is_flag=True, help="Stop at an unreadab
 
 def checked_name(ctx: click.Context, param: click.Parameter, value: str) -> str:  # noqa: ARG001  click's signature
     """A task's or channel's name, as options take it."""
-    from edge_qprompt.statement import NAME
+    from edge_qprompt.trust import NAME
 
     if not NAME.fullmatch(value):
         raise click.BadParameter(f"{value!r} is no name: up to 64 lower-case letters, digits, '.', '_' and '-'")
@@ -149,9 +149,7 @@ def open_backbone_for(packs: Mapping[str, Pack], name: str, precision: str | Non
     Raises:
         FingerprintError: a pack belongs to another backbone.
     """
-    from edge_qprompt.backbone import find_backbone
-    from edge_qprompt.manifest import Manifest
-    from edge_qprompt.precision import FP32, common, mismatch
+    from edge_qprompt.backbone import FP32, Manifest, common, find_backbone, mismatch
 
     wanted = precision or common(list(packs.values()), Manifest.read(find_backbone(name)).precisions)
     backbone = open_backbone(name, wanted, providers)
@@ -171,8 +169,7 @@ def adapter_of(path: Path, pack: Pack, given: Sequence[Path]) -> Pack | None:
     Raises:
         PackError: a file is no pack, or none holds the adapter.
     """
-    from edge_qprompt.pack import Pack
-    from edge_qprompt.shared_adapter import beside, joined
+    from edge_qprompt.pack import Pack, beside, joined
 
     if pack.shared_adapter is None:
         return None

@@ -12,10 +12,9 @@ import os
 os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 
 from edge_qprompt.backbone import Backbone
-from edge_qprompt.classifier import Classifier, Prediction
+from edge_qprompt.classify import Classifier, Prediction, Tasks
 from edge_qprompt.errors import EdgeQPromptError
 from edge_qprompt.pack import Pack
-from edge_qprompt.tasks import Tasks
 
 __version__ = "0.1.0"
 __all__ = ["Backbone", "Classifier", "EdgeQPromptError", "Pack", "Prediction", "Tasks"]

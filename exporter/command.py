@@ -18,7 +18,7 @@ from exporter.photos import DEMO, MAX_PHOTOS, find_photos
 from exporter.request import LICENCE_UNKNOWN, Request
 
 if TYPE_CHECKING:
-    from edge_qprompt.manifest import Manifest
+    from edge_qprompt.backbone import Manifest
 
 EXTRA = "export"
 PACKAGES = {

@@ -21,7 +21,7 @@ import onnxruntime as ort
 from numpy.typing import NDArray
 from onnx import helper, numpy_helper
 
-from edge_qprompt.quantization import quantized_weight
+from edge_qprompt.backbone import quantized_weight
 
 ALPHA = 0.5  # of the range of activations goes to the weights; the paper's setting
 SMALLEST = 1e-5  # of a channel's range: dead channels

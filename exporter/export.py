@@ -5,9 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from edge_qprompt import manifest as fmt
-from edge_qprompt.backbone import Backbone
-from edge_qprompt.manifest import Manifest, PrecisionRecord, VisionConfig
+from edge_qprompt.backbone import Backbone, Manifest, PrecisionRecord, VisionConfig
+from edge_qprompt.backbone import manifest as fmt
 from exporter import gates
 from exporter.folder import fingerprint, new_folder, write_manifest, write_prompted, write_text
 from exporter.gates import Sample

@@ -17,10 +17,10 @@ import numpy as np
 from numpy.typing import NDArray
 from safetensors.numpy import save_file
 
-from edge_qprompt import manifest as fmt
+from edge_qprompt.backbone import FileRecord, Manifest, PrecisionRecord, Preprocess, TextConfig, VisionConfig
+from edge_qprompt.backbone import manifest as fmt
 from edge_qprompt.errors import ExportError
 from edge_qprompt.files import sha256_of, sync_folder
-from edge_qprompt.manifest import FileRecord, Manifest, PrecisionRecord, Preprocess, TextConfig, VisionConfig
 from exporter.text_graph import write_text_graph
 from exporter.vision_graph import write_vision_graph
 

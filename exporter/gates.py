@@ -14,15 +14,11 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from edge_qprompt import manifest as fmt
+from edge_qprompt.backbone import MIN_AGREEMENT, PrecisionRecord, Session, TextEncoder, Tokenizer, VisionConfig, Weights
+from edge_qprompt.backbone import manifest as fmt
 from edge_qprompt.errors import ExportError, PhotoError
-from edge_qprompt.manifest import PrecisionRecord, VisionConfig
-from edge_qprompt.photo import decode_photo, read_photo, to_pixels
-from edge_qprompt.precision import MIN_AGREEMENT
-from edge_qprompt.prompts import DEFAULT_TEMPLATE, TextEncoder
-from edge_qprompt.session import Session
-from edge_qprompt.tokenizer import Tokenizer
-from edge_qprompt.weights import Weights
+from edge_qprompt.photos import decode_photo, read_photo, to_pixels
+from edge_qprompt.prompts import DEFAULT_TEMPLATE
 from exporter.source import Source
 
 MIN_COSINE = 0.9999

@@ -19,8 +19,7 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
-from edge_qprompt.manifest import TextConfig, VisionConfig
-from edge_qprompt.weights import SCALE
+from edge_qprompt.backbone import SCALE, TextConfig, VisionConfig
 
 OPSET = 20  # the first with Gelu
 IR_VERSION = 10

@@ -16,8 +16,8 @@ from pathlib import Path
 import onnx
 import torch
 
+from edge_qprompt.backbone import image_onnx
 from edge_qprompt.errors import ExportError
-from edge_qprompt.manifest import image_onnx
 from exporter.graph import OPSET
 
 MAX_GRAPH_BYTES = 1_900_000_000  # protobuf ends at 2 GiB, and the graph needs some of it

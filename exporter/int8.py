@@ -18,10 +18,7 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from edge_qprompt.manifest import PrecisionRecord, image_onnx
-from edge_qprompt.quantization import Product
-from edge_qprompt.session import Session
-from edge_qprompt.speed import median_seconds
+from edge_qprompt.backbone import PrecisionRecord, Product, Session, image_onnx, median_seconds
 
 FLOAT_SHARES = (1 / 8, 1 / 4, 3 / 8, 1 / 2)  # beyond a half, fp32 is as fast and exact
 RANKING_PHOTOS = 8  # each product costs one run over these

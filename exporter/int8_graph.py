@@ -16,7 +16,7 @@ from pathlib import Path
 import onnx
 from onnxruntime import quantization as ort_quantization
 
-from edge_qprompt.quantization import Product
+from edge_qprompt.backbone import Product
 from exporter.equalize import Feeds, smooth
 
 

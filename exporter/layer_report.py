@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 
-from edge_qprompt.quantization import Product, Quantization
+from edge_qprompt.backbone import Product, Quantization
 
 PARTS = ("q, k and v", "scores", "context", "output", "MLP in", "MLP out")  # of a transformer's layer, in the graph's order
 HEAD = "| layer | weights | activations | weights, dB | activations, dB |\n| --- | --- | --- | --- | --- |"

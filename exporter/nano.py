@@ -24,11 +24,10 @@ import torch
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
-from edge_qprompt import manifest as fmt
+from edge_qprompt.backbone import Manifest, PrecisionRecord, Preprocess, Session, TextConfig
+from edge_qprompt.backbone import manifest as fmt
 from edge_qprompt.errors import MissingExtraError
-from edge_qprompt.manifest import Manifest, PrecisionRecord, Preprocess, TextConfig
-from edge_qprompt.photo import decode_photo, to_pixels
-from edge_qprompt.session import Session
+from edge_qprompt.photos import decode_photo, to_pixels
 from exporter import folder
 from exporter.tokenizer_file import clip_tokenizer, write_tokenizer
 

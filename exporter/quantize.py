@@ -14,15 +14,21 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 
-from edge_qprompt import manifest as fmt
-from edge_qprompt.backbone import Backbone
+from edge_qprompt.backbone import (
+    MIN_AGREEMENT,
+    Backbone,
+    FileRecord,
+    Manifest,
+    PrecisionRecord,
+    Product,
+    Quantization,
+    Session,
+    TextEncoder,
+    quantization_json,
+)
+from edge_qprompt.backbone import manifest as fmt
 from edge_qprompt.errors import ExportError
 from edge_qprompt.files import sha256_of
-from edge_qprompt.manifest import FileRecord, Manifest, PrecisionRecord
-from edge_qprompt.precision import MIN_AGREEMENT
-from edge_qprompt.prompts import TextEncoder
-from edge_qprompt.quantization import Product, Quantization, quantization_json
-from edge_qprompt.session import Session
 from exporter import gates
 from exporter.equalize import Feeds
 from exporter.folder import versions

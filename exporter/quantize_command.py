@@ -16,7 +16,7 @@ from exporter.command import EXTRA, MEGABYTE, PACKAGES
 from exporter.photos import DEMO, MAX_PHOTOS, find_photos
 
 if TYPE_CHECKING:
-    from edge_qprompt.manifest import Manifest
+    from edge_qprompt.backbone import Manifest
     from exporter.quantize import Precision
 
 PRECISIONS = ("int8", "w4a8", "w4a4")
@@ -86,7 +86,7 @@ def _quantize(
 ) -> tuple[Manifest, dict[str, Precision]]:
     """The heavy part: onnx is loaded here."""
     from edge_qprompt.backbone import Backbone
-    from edge_qprompt.photo import to_pixels
+    from edge_qprompt.photos import to_pixels
 
     source = Backbone.open(name)
     chosen = find_photos(photos)
@@ -130,7 +130,7 @@ def _silent(line: str) -> None:
 
 
 def _summary(manifest: Manifest, done: dict[str, Precision], out: Path) -> list[str]:
-    from edge_qprompt.manifest import image_onnx
+    from edge_qprompt.backbone import image_onnx
 
     lines = [f"{manifest.name} is in {out}, its image encoder as:"]
     for precision, record in manifest.precisions.items():

@@ -25,8 +25,8 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 from onnx.version_converter import convert_version
 
+from edge_qprompt.backbone import Product, Range, quantized_weight
 from edge_qprompt.errors import ExportError
-from edge_qprompt.quantization import Product, Range, quantized_weight
 from exporter.equalize import Feeds, capture, correct_biases, drop_unread, gemms_as_matmuls, initializers
 from exporter.image_graph import MAX_GRAPH_BYTES
 from exporter.ranges import Sampler, sample

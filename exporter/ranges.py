@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-from edge_qprompt.quantization import Range
+from edge_qprompt.backbone import Range
 
 SHRINK_STEPS, SHRINK = 90, 0.01  # of the range seen, a step
 SAMPLES = 1 << 14  # of one tensor, over all photos

@@ -23,9 +23,9 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 
+from edge_qprompt.backbone import Preprocess, TextConfig
 from edge_qprompt.errors import ExportError, MissingExtraError
 from edge_qprompt.files import sha256_of
-from edge_qprompt.manifest import Preprocess, TextConfig
 from exporter.request import Request
 from exporter.supported import check_supported
 from exporter.tokenizer_file import clip_tokenizer

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 from onnx import TensorProto, helper
 
-from edge_qprompt.manifest import TEXT_ONNX, TEXT_PROMPTED, TEXT_WEIGHTS, TextConfig
+from edge_qprompt.backbone import TEXT_ONNX, TEXT_PROMPTED, TEXT_WEIGHTS, TextConfig
 from exporter.graph import Graph, block
 
 MASKED = -1e9  # a finite minus infinity: no NaN from 0 x inf in any execution provider

@@ -9,7 +9,7 @@ from pathlib import Path
 from tokenizers import Regex, Tokenizer, decoders, normalizers, pre_tokenizers
 from tokenizers.models import BPE
 
-from edge_qprompt import manifest as fmt
+from edge_qprompt.backbone import manifest as fmt
 
 MERGES = 49152 - 256 - 2  # what CLIP reads of the file, the rest is unused
 PATTERN = r"<\|startoftext\|>|<\|endoftext\|>|'s|'t|'re|'ve|'m|'ll|'d|[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+"

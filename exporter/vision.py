@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from edge_qprompt.manifest import VisionConfig
+from edge_qprompt.backbone import VisionConfig
 
 PREFIXES = ("conv1.", "class_embedding", "positional_embedding", "ln_pre.", "transformer.resblocks.", "ln_post.", "proj")
 EXACT_GELU = "none"  # torch's name for no approximation

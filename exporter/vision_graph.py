@@ -10,7 +10,7 @@ from pathlib import Path
 
 from onnx import TensorProto, helper
 
-from edge_qprompt.manifest import IMAGE_PROMPTED, IMAGE_WEIGHTS, VisionConfig
+from edge_qprompt.backbone import IMAGE_PROMPTED, IMAGE_WEIGHTS, VisionConfig
 from exporter.graph import Graph, block
 
 

@@ -30,12 +30,11 @@ from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from edge_qprompt import Backbone
-from edge_qprompt import manifest as fmt
+from edge_qprompt.backbone import Manifest, PrecisionRecord, Preprocess, Session
+from edge_qprompt.backbone import manifest as fmt
 from edge_qprompt.errors import ExportError
-from edge_qprompt.learn.engine import has_bfloat16
-from edge_qprompt.manifest import Manifest, PrecisionRecord, Preprocess
-from edge_qprompt.photo import decode_photo, to_pixels
-from edge_qprompt.session import Session
+from edge_qprompt.learn import has_bfloat16
+from edge_qprompt.photos import decode_photo, to_pixels
 from exporter import folder
 from exporter.image_graph import write_image_graph
 from exporter.nano import PHOTOS

@@ -24,10 +24,9 @@ from onnx import helper
 from PIL import Image, ImageEnhance
 
 from edge_qprompt import Backbone
-from edge_qprompt.dataset import list_photos
+from edge_qprompt.backbone import image_onnx
 from edge_qprompt.errors import PhotoError
-from edge_qprompt.manifest import image_onnx
-from edge_qprompt.photo import decode_photo, read_photo
+from edge_qprompt.photos import decode_photo, list_photos, read_photo
 
 SIZE, TEACHER_SIZE, GRID = 160, 224, 7
 SCALE, RATIO, JITTER = (0.25, 1.0), (3 / 4, 4 / 3), 0.3

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 from fastapi import Depends, Request
 
-from edge_qprompt.statement import NAME
+from edge_qprompt.trust import NAME
 from server.observed import METHODS, WHO
 from server.problem import Problem
 from server.settings import ServerSettings

@@ -16,7 +16,7 @@ from sqlalchemy import Connection, Row, and_, func, insert, select, update
 
 from edge_qprompt.errors import ConflictError, FingerprintError, NotFoundError, PackError, SignatureError
 from edge_qprompt.pack import Method, Pack, Role
-from edge_qprompt.statement import Envelope, Statement
+from edge_qprompt.trust import Envelope, Statement
 from server.database import Database
 from server.patterns import like
 from server.rows import accuracy_of, pointer, pointer_rows, shown_rows, stamp, summary, version, version_rows

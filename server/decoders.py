@@ -19,9 +19,8 @@ from functools import partial
 
 from PIL import Image
 
-from edge_qprompt.decoder import Decoder, Job
 from edge_qprompt.errors import CostError
-from edge_qprompt.photo import Bytes
+from edge_qprompt.photos import Bytes, Decoder, Job
 from server.problem import Problem
 from server.turns import Turns
 

@@ -19,10 +19,8 @@ from typing import cast
 import numpy as np
 from numpy.typing import NDArray
 
-from edge_qprompt.backbone import DEFAULT_PRECISION, Backbone
-from edge_qprompt.decoder import Job
-from edge_qprompt.photo import COMMON, Bytes, normalise
-from edge_qprompt.session import cores
+from edge_qprompt.backbone import DEFAULT_PRECISION, Backbone, cores
+from edge_qprompt.photos import COMMON, Bytes, Job, normalise
 from server.decoders import DecoderPool
 from server.metrics import Metrics
 from server.settings import Limits

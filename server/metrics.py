@@ -12,7 +12,7 @@ from prometheus_client.exposition import CONTENT_TYPE_LATEST
 from prometheus_client.multiprocess import MultiProcessCollector
 
 from edge_qprompt import __version__
-from edge_qprompt.session import runtime_version
+from edge_qprompt.backbone import runtime_version
 from server.processes import Processes
 
 MEDIA_TYPE = CONTENT_TYPE_LATEST

@@ -17,13 +17,10 @@ import numpy as np
 import structlog
 from numpy.typing import NDArray
 
-from edge_qprompt.backbone import Backbone
-from edge_qprompt.classifier import Classifier, Prediction
+from edge_qprompt.backbone import IMAGE_WEIGHTS, TEXT_WEIGHTS, Backbone, mismatch
+from edge_qprompt.classify import Classifier, Own, Prediction, Tasks
 from edge_qprompt.errors import NotFoundError, PackError
-from edge_qprompt.manifest import IMAGE_WEIGHTS, TEXT_WEIGHTS
 from edge_qprompt.pack import Pack
-from edge_qprompt.precision import mismatch
-from edge_qprompt.tasks import Own, Tasks
 from server.catalogue import Catalogue, Target
 from server.lru import Lru
 from server.metrics import Metrics

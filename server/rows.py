@@ -8,7 +8,7 @@ from typing import Any
 
 from sqlalchemy import Row, Select, and_, func, select
 
-from edge_qprompt.statement import stamp as utc
+from edge_qprompt.trust import stamp as utc
 from server.schema import channels, packs, versions
 
 

@@ -9,7 +9,7 @@ import pytest
 from apis import Api, make_pack, start
 
 from edge_qprompt import Backbone
-from edge_qprompt.pack import Pack
+from edge_qprompt.pack.pack import Pack
 
 
 @pytest.fixture(scope="module")

@@ -12,8 +12,8 @@ from conftest import DEMO
 from fastapi.testclient import TestClient
 
 from edge_qprompt import Backbone
-from edge_qprompt.pack import Method, Pack, PackTensor, Precision, Role, names_section
-from edge_qprompt.quantizer import Quantized
+from edge_qprompt.codebook import Quantized
+from edge_qprompt.pack.pack import Method, Pack, PackTensor, Precision, Role, names_section
 from server.app import create_app
 from server.database import Database
 from server.settings import ServerSettings

@@ -14,9 +14,9 @@ import torch
 from conftest import DEMO
 from numpy.typing import NDArray
 
-from edge_qprompt.backbone import Backbone
-from edge_qprompt.pack import Method, Pack, PackTensor, Precision, Role, Section, Tag, names_section
-from edge_qprompt.photo import decode_photo, to_pixels
+from edge_qprompt.backbone.backbone import Backbone
+from edge_qprompt.pack.pack import Method, Pack, PackTensor, Precision, Role, Section, Tag, names_section
+from edge_qprompt.photos.photo import decode_photo, to_pixels
 from exporter.source import import_open_clip
 
 NAMES = ["bag", "ankle boot", "sandal"]

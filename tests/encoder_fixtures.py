@@ -7,7 +7,7 @@ from click.testing import CliRunner
 from encoder_changes import Exported
 from small_models import VIT, build, save
 
-from edge_qprompt.backbone import Backbone
+from edge_qprompt.backbone.backbone import Backbone
 from exporter.command import command
 
 

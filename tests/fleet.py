@@ -28,8 +28,8 @@ from packs import SMALL
 
 from device_agent.main import main
 from edge_qprompt import Backbone
-from edge_qprompt.pack import Pack, names_section
-from edge_qprompt.statement import Envelope, Statement, sign, verify
+from edge_qprompt.pack.pack import Pack, names_section
+from edge_qprompt.trust.statement import Envelope, Statement, sign, verify
 
 KEY, OTHER_KEY = (  # RFC 8032, section 7.1, tests 1 and 2
     Ed25519PrivateKey.from_private_bytes(bytes.fromhex(seed))

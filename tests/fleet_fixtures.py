@@ -9,7 +9,7 @@ import pytest
 from fleet import KEY, Device, Fleet, Publisher, about, pack_of
 
 from edge_qprompt import Backbone, Pack
-from edge_qprompt.statement import write_key_pair
+from edge_qprompt.trust.statement import write_key_pair
 
 
 @pytest.fixture

@@ -19,7 +19,7 @@ import traceback
 from collections.abc import Mapping
 from pathlib import Path
 
-IMPORTED = ("torch", "onnxruntime", "edge_qprompt.learn.adapt", "edge_qprompt.learn.loop", "edge_qprompt.learn.qres")
+IMPORTED = ("torch", "onnxruntime", "edge_qprompt.learn.adapt", "edge_qprompt.learn.loop", "edge_qprompt.learn.methods.qres")
 
 
 class Forks:

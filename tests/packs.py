@@ -8,8 +8,8 @@ import zlib
 import numpy as np
 from hypothesis import strategies as st
 
-from edge_qprompt.pack import Method, Pack, PackTensor, Precision, Role, Section, Tag, names_digest_section, names_section
-from edge_qprompt.quantizer import Quantized
+from edge_qprompt.codebook import Quantized
+from edge_qprompt.pack.pack import Method, Pack, PackTensor, Precision, Role, Section, Tag, names_digest_section, names_section
 
 FINGERPRINT = bytes.fromhex("0123456789abcdef")
 

@@ -16,8 +16,8 @@ from pages import HOSTILE, WAIT_MS, OpenPage, Sites, show_task
 from servers import LiveServer
 
 from edge_qprompt import Backbone
-from edge_qprompt.pack import Pack, names_section
-from edge_qprompt.statement import Statement, new_key_pair, sign
+from edge_qprompt.pack.pack import Pack, names_section
+from edge_qprompt.trust.statement import Statement, new_key_pair, sign
 from server.database import Database
 from server.tokens import Tokens
 

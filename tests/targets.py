@@ -13,7 +13,7 @@ from hostile_load import descendants
 from servers import LiveServer
 
 from edge_qprompt import Backbone, Pack
-from edge_qprompt.pack import Method, Precision, Section, Tag, names_section
+from edge_qprompt.pack.pack import Method, Precision, Section, Tag, names_section
 
 BODY_SECONDS = 3
 BODY_MB, MEGAPIXELS, CACHE_MB = 4, 4, 8

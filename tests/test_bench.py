@@ -20,11 +20,11 @@ from edge_qprompt import Backbone
 from edge_qprompt.bench import report
 from edge_qprompt.bench.cell import Cell, Lines, content_of
 from edge_qprompt.bench.protocols import ABLATIONS, MAIN, PROTOCOLS
-from edge_qprompt.dataset import load_dataset
+from edge_qprompt.classify.scores import harmonic_mean
 from edge_qprompt.errors import DataError
-from edge_qprompt.learn.methods import METHODS
+from edge_qprompt.learn.methods.registry import METHODS
 from edge_qprompt.learn.settings import MethodSettings
-from edge_qprompt.metrics import harmonic_mean
+from edge_qprompt.photos.dataset import load_dataset
 
 TOY = '''
 from edge_qprompt.learn.coop import CoOp

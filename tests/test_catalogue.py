@@ -16,9 +16,9 @@ from packs import FINGERPRINT, quantized
 from sqlalchemy import text
 
 from edge_qprompt.errors import ConflictError, FingerprintError, NotFoundError, SignatureError, StoreError
-from edge_qprompt.keys import new_key_pair
-from edge_qprompt.pack import Method, Pack, Precision, names_section
-from edge_qprompt.statement import Envelope, Statement, sign
+from edge_qprompt.pack.pack import Method, Pack, Precision, names_section
+from edge_qprompt.trust.keys import new_key_pair
+from edge_qprompt.trust.statement import Envelope, Statement, sign
 from server.catalogue import Catalogue
 from server.database import FILE_NAME, Database
 from server.schema import metadata

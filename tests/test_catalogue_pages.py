@@ -15,7 +15,7 @@ from packs import FINGERPRINT, quantized
 from servers import Postgres
 from sqlalchemy import event
 
-from edge_qprompt.pack import Method, Pack, Precision, names_section
+from edge_qprompt.pack.pack import Method, Pack, Precision, names_section
 from server.catalogue import Catalogue
 from server.database import Database
 from server.tokens import Tokens

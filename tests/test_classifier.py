@@ -12,11 +12,12 @@ import pytest
 from conftest import DEMO, Learned
 
 from edge_qprompt import Backbone, Classifier, Pack
-from edge_qprompt.classifier import zero_shot
+from edge_qprompt.backbone.text import PROMPTS_A_RUN, name_tokens
+from edge_qprompt.classify.classifier import zero_shot
 from edge_qprompt.errors import FingerprintError, PackError, PhotoError, PromptError
-from edge_qprompt.features import extract
-from edge_qprompt.pack import PackTensor, Role, Tag
-from edge_qprompt.prompts import PROMPTS_A_RUN, check_template, name_tokens, readable
+from edge_qprompt.pack.pack import PackTensor, Role, Tag
+from edge_qprompt.photos.features import extract
+from edge_qprompt.prompts import check_template, readable
 
 BAG = DEMO / "test" / "bag" / "3.png"
 

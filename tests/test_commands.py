@@ -14,7 +14,7 @@ from conftest import DEMO, Command, Learned, MakePhotos
 
 from device_agent.commands.adapt import curve
 from edge_qprompt import Backbone, Pack
-from edge_qprompt.pack import SECTION
+from edge_qprompt.pack.pack import SECTION
 
 VERBS = (
     "adapt",

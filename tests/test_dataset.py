@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edge_qprompt.dataset import Dataset, Photos, list_photos, load_dataset
 from edge_qprompt.errors import DataError
+from edge_qprompt.photos.dataset import Dataset, Photos, list_photos, load_dataset
 
 
 def touch(root: Path, *files: str) -> Path:

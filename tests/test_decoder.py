@@ -19,12 +19,12 @@ from hostile_photos import KINDS, chunk, small_png
 from PIL import Image
 
 from edge_qprompt import Backbone
-from edge_qprompt.classifier import zero_shot
-from edge_qprompt.decoder import Decoder, Decoders, Job
+from edge_qprompt.backbone.manifest import Preprocess
+from edge_qprompt.classify.classifier import zero_shot
 from edge_qprompt.errors import CostError, PhotoError
-from edge_qprompt.features import extract
-from edge_qprompt.manifest import Preprocess
-from edge_qprompt.photo import COMMON, FORMATS, centre_view, decode_photo, is_common, random_view
+from edge_qprompt.photos.decoder import Decoder, Decoders, Job
+from edge_qprompt.photos.features import extract
+from edge_qprompt.photos.photo import COMMON, FORMATS, centre_view, decode_photo, is_common, random_view
 
 PHOTO = DEMO / "test" / "bag" / "3.png"
 SETTINGS = Preprocess(32, 32, "shortest", "bicubic", (0.5, 0.5, 0.5), (0.5, 0.5, 0.5), 0)

@@ -14,10 +14,10 @@ import pytest
 from conftest import DEMO
 from hostile_photos import chunk, small_png
 
-from edge_qprompt.decoder import Job
+from edge_qprompt.backbone.manifest import Preprocess
 from edge_qprompt.errors import CostError, PhotoError
-from edge_qprompt.manifest import Preprocess
-from edge_qprompt.photo import COMMON, centre_view, decode_photo
+from edge_qprompt.photos.decoder import Job
+from edge_qprompt.photos.photo import COMMON, centre_view, decode_photo
 from server.decoders import QUICK_SECONDS, DecoderPool
 from server.problem import Problem
 

@@ -19,9 +19,9 @@ from encoder_changes import (
     reference_text,
 )
 
-from edge_qprompt.classifier import Classifier
-from edge_qprompt.pack import Role
-from edge_qprompt.session import Session
+from edge_qprompt.backbone.session import Session
+from edge_qprompt.classify.classifier import Classifier
+from edge_qprompt.pack.pack import Role
 
 pytest_plugins = ("encoder_fixtures",)
 

@@ -30,11 +30,11 @@ from encoder_changes import (
 )
 
 from device_agent.commands.evaluate import command as evaluate_command
-from edge_qprompt.backbone import Backbone
-from edge_qprompt.classifier import Classifier
+from edge_qprompt.backbone.backbone import Backbone
+from edge_qprompt.classify.classifier import Classifier
 from edge_qprompt.errors import BackboneError, PackError
-from edge_qprompt.features import extract
-from edge_qprompt.pack import Role
+from edge_qprompt.pack.pack import Role
+from edge_qprompt.photos.features import extract
 
 pytest_plugins = ("encoder_fixtures",)
 

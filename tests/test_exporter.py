@@ -18,10 +18,10 @@ from onnx import numpy_helper
 from PIL import Image
 from small_models import RESNET, TIMM, VIT, build, save
 
-from edge_qprompt.backbone import Backbone
+from edge_qprompt.backbone.backbone import Backbone
+from edge_qprompt.backbone.manifest import Manifest
 from edge_qprompt.errors import ExportError
-from edge_qprompt.manifest import Manifest
-from edge_qprompt.photo import decode_photo, to_pixels
+from edge_qprompt.photos.photo import decode_photo, to_pixels
 from exporter import export as export_module
 from exporter import gates, quantize
 from exporter.command import command

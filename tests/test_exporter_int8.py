@@ -12,8 +12,8 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 from small_models import RESNET, VIT, build
 
-from edge_qprompt.manifest import PrecisionRecord
-from edge_qprompt.session import Session
+from edge_qprompt.backbone.manifest import PrecisionRecord
+from edge_qprompt.backbone.session import Session
 from exporter import equalize, int8, int8_graph
 from exporter.image_graph import write_image_graph
 from exporter.int8_graph import DynamicGraph

@@ -14,10 +14,10 @@ from click.testing import CliRunner
 from PIL import Image
 from small_models import RESNET, TEXT, VIT, build, save
 
+from edge_qprompt.backbone.manifest import Preprocess
+from edge_qprompt.backbone.tokenizer import Tokenizer
 from edge_qprompt.errors import ExportError, MissingExtraError
-from edge_qprompt.manifest import Preprocess
-from edge_qprompt.photo import decode_photo, to_pixels
-from edge_qprompt.tokenizer import Tokenizer
+from edge_qprompt.photos.photo import decode_photo, to_pixels
 from exporter import source
 from exporter.command import command
 from exporter.folder import fingerprint

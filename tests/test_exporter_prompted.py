@@ -12,8 +12,8 @@ from click.testing import CliRunner
 from encoder_changes import LAYERS, WIDTH, Exported
 from small_models import RESNET, TIMM, VIT, build
 
+from edge_qprompt.backbone.manifest import Manifest, VisionConfig
 from edge_qprompt.errors import EdgeQPromptError, ExportError
-from edge_qprompt.manifest import Manifest, VisionConfig
 from exporter import export as export_module
 from exporter.command import command
 from exporter.vision import vision_config, vision_tensors

@@ -12,15 +12,15 @@ import torch.nn.functional as F
 from safetensors.torch import save_file
 from torch import Tensor
 
+from edge_qprompt.backbone.fixed_point import Product, Quantization, Range
+from edge_qprompt.backbone.manifest import TextConfig, VisionConfig
+from edge_qprompt.backbone.weights import Weights
 from edge_qprompt.errors import BackboneError
-from edge_qprompt.learn.engine import choose
-from edge_qprompt.learn.fake_quant import rounded, rounded_weight
 from edge_qprompt.learn.settings import EngineSettings
-from edge_qprompt.learn.tower import TextTower
-from edge_qprompt.learn.vision import VisionTower
-from edge_qprompt.manifest import TextConfig, VisionConfig
-from edge_qprompt.quantization import Product, Quantization, Range
-from edge_qprompt.weights import Weights
+from edge_qprompt.learn.step.engine import choose
+from edge_qprompt.learn.towers.fake_quant import rounded, rounded_weight
+from edge_qprompt.learn.towers.image import VisionTower
+from edge_qprompt.learn.towers.text import TextTower
 
 W, HEADS, LAYERS, D, PATCH, SIZE, CONTEXT = 32, 2, 2, 16, 4, 12, 16
 TEXT = TextConfig(CONTEXT, 50, W, LAYERS, HEADS, "quick_gelu", 1e-5, 48, 49)

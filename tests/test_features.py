@@ -12,10 +12,10 @@ import pytest
 from conftest import DEMO
 
 from edge_qprompt import Backbone
-from edge_qprompt.dataset import list_photos
 from edge_qprompt.errors import PhotoError
-from edge_qprompt.features import CHUNK_VIEWS, Features, Views, extract
-from edge_qprompt.photo import decode_photo, to_pixels
+from edge_qprompt.photos.dataset import list_photos
+from edge_qprompt.photos.features import CHUNK_VIEWS, Features, Views, extract
+from edge_qprompt.photos.photo import decode_photo, to_pixels
 
 
 @pytest.fixture(autouse=True)

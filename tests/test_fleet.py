@@ -30,7 +30,7 @@ from device_agent.catalogue import Catalogue, Limits
 from device_agent.signer import Signer, promote
 from edge_qprompt import Pack
 from edge_qprompt.errors import ServerError
-from edge_qprompt.statement import Envelope, read_public_key, verify
+from edge_qprompt.trust.statement import Envelope, read_public_key, verify
 
 pytest_plugins = ("fleet_fixtures",)
 

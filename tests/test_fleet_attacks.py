@@ -13,8 +13,8 @@ from typing import Any
 from fleet import CHANNEL, DAY, KEY, OTHER_KEY, Device, Fleet, Misbehaviour, about, fails
 
 from edge_qprompt import Pack
-from edge_qprompt.pack import names_section
-from edge_qprompt.statement import Statement, sign
+from edge_qprompt.pack.pack import names_section
+from edge_qprompt.trust.statement import Statement, sign
 
 pytest_plugins = ("fleet_fixtures",)
 

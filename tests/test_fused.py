@@ -12,15 +12,15 @@ import torch.nn.functional as F
 from reference_tower import VIT_B_32, Pair, nano_pair, random_pair
 from torch import Tensor
 
+from edge_qprompt.backbone.text import name_tokens
 from edge_qprompt.errors import EdgeQPromptError
-from edge_qprompt.learn import engine as engines
-from edge_qprompt.learn.chunk import Chunk
-from edge_qprompt.learn.engine import choose, trial
-from edge_qprompt.learn.frozen import LowProduct, Product
-from edge_qprompt.learn.fused import FusedTower
 from edge_qprompt.learn.settings import EngineSettings
-from edge_qprompt.learn.team import Team
-from edge_qprompt.prompts import name_tokens
+from edge_qprompt.learn.step import engine as engines
+from edge_qprompt.learn.step.chunk import Chunk
+from edge_qprompt.learn.step.engine import choose, trial
+from edge_qprompt.learn.step.frozen import LowProduct, Product
+from edge_qprompt.learn.step.fused import FusedTower
+from edge_qprompt.learn.step.team import Team
 
 NAMES = Path(__file__).parent.parent / "benchmarks" / "names.txt"
 LONG = ["a long name of a photograph of the umbrella", "ibex"]

@@ -15,10 +15,10 @@ from servers import LiveServer, token
 from small_models import VIT, build, save
 
 from edge_qprompt import Backbone, Classifier, Pack, Tasks
+from edge_qprompt.classify.residual import bias_section
 from edge_qprompt.errors import PackError
-from edge_qprompt.features import extract
-from edge_qprompt.pack import Method, PackTensor, Precision, Role, Section, names_section, templates_section
-from edge_qprompt.residual import bias_section
+from edge_qprompt.pack.pack import Method, PackTensor, Precision, Role, Section, names_section, templates_section
+from edge_qprompt.photos.features import extract
 from exporter.command import command
 
 PHOTOS = [DEMO / "test" / "bag" / f"{i}.png" for i in (3, 11, 5)]

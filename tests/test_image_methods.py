@@ -18,20 +18,20 @@ from reference_quantizer import one_bit
 from small_models import VIT, build, save
 from torch import Tensor
 
-from edge_qprompt.backbone import Backbone
-from edge_qprompt.classifier import Classifier, zero_shot
-from edge_qprompt.dataset import Dataset, load_dataset
+from edge_qprompt.backbone.backbone import Backbone
+from edge_qprompt.classify.classifier import Classifier, zero_shot
+from edge_qprompt.codebook import ClusterSettings
 from edge_qprompt.errors import BackboneError
-from edge_qprompt.features import Views, extract, read_views
 from edge_qprompt.learn.adapt import adapt
 from edge_qprompt.learn.inputs import takes_pixels
-from edge_qprompt.learn.maple import paper_parameters
-from edge_qprompt.learn.methods import INSIDE, METHODS, OURS
+from edge_qprompt.learn.methods.maple import paper_parameters
+from edge_qprompt.learn.methods.registry import INSIDE, METHODS, OURS
 from edge_qprompt.learn.problem import Problem, initial_context
 from edge_qprompt.learn.settings import AdaptSettings, EngineSettings, LoopSettings, MethodSettings
-from edge_qprompt.pack import Pack, Role
-from edge_qprompt.photo import normalise
-from edge_qprompt.quantizer import ClusterSettings
+from edge_qprompt.pack.pack import Pack, Role
+from edge_qprompt.photos.dataset import Dataset, load_dataset
+from edge_qprompt.photos.features import Views, extract, read_views
+from edge_qprompt.photos.photo import normalise
 from exporter.command import command
 
 LR, STEPS, TEMPLATE = 0.02, 4, "a photo of a {}."

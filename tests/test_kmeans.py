@@ -13,7 +13,7 @@ from hypothesis.extra.numpy import arrays
 from numpy.typing import NDArray
 from sklearn.cluster import KMeans
 
-from edge_qprompt.quantizer import START_ENDS, ClusterSettings, distortion, kmeans_1d, nearest
+from edge_qprompt.codebook import START_ENDS, ClusterSettings, distortion, kmeans_1d, nearest
 
 Floats = NDArray[np.float64]
 Rng = np.random.Generator

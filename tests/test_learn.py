@@ -17,13 +17,13 @@ import torch.nn.functional as F
 
 import edge_qprompt
 from edge_qprompt import Backbone, Classifier
-from edge_qprompt.classifier import zero_shot
-from edge_qprompt.dataset import Dataset, load_dataset
+from edge_qprompt.classify.classifier import zero_shot
+from edge_qprompt.codebook import ClusterSettings
 from edge_qprompt.errors import CheckpointError, EdgeQPromptError
-from edge_qprompt.features import extract
 from edge_qprompt.learn.adapt import adapt
 from edge_qprompt.learn.loop import learn
-from edge_qprompt.learn.methods import METHODS
+from edge_qprompt.learn.methods.registry import METHODS
+from edge_qprompt.learn.methods.straight_through import StraightThrough
 from edge_qprompt.learn.problem import Problem, initial_context
 from edge_qprompt.learn.settings import (
     ALL,
@@ -35,9 +35,9 @@ from edge_qprompt.learn.settings import (
     default_ctx,
     sgd,
 )
-from edge_qprompt.learn.straight_through import StraightThrough
-from edge_qprompt.pack import Pack, Role
-from edge_qprompt.quantizer import ClusterSettings
+from edge_qprompt.pack.pack import Pack, Role
+from edge_qprompt.photos.dataset import Dataset, load_dataset
+from edge_qprompt.photos.features import extract
 
 PHOTOS = Path(edge_qprompt.__file__).parent / "data" / "fashion_mnist"
 

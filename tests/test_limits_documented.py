@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
-from edge_qprompt import decoder_process as decoder
-from edge_qprompt import photo
-from edge_qprompt.pack_layout import MAX_BYTES
+from edge_qprompt.pack.layout import MAX_BYTES
+from edge_qprompt.photos import decoder_process as decoder
+from edge_qprompt.photos import photo
 from server import protocol
 from server.commands.serve import GRACE_SECONDS, command
 from server.decoders import QUICK_SECONDS, QUICK_SECONDS_A_MEGAPIXEL

@@ -12,9 +12,9 @@ import pytest
 from conftest import DEMO, Command, Learned
 
 from edge_qprompt import Backbone, Classifier, Pack, Tasks
-from edge_qprompt.classifier import class_features
+from edge_qprompt.classify.classifier import class_features
 from edge_qprompt.errors import FingerprintError, PackError, PhotoError
-from edge_qprompt.pack import PackTensor, Role, Tag, names_section
+from edge_qprompt.pack.pack import PackTensor, Role, Tag, names_section
 
 BAG = DEMO / "test" / "bag" / "3.png"
 CLASSES = {  # of different numbers, one of them a single class
@@ -124,7 +124,7 @@ def test_adding_a_task_computes_no_others_class_features(
         computed.append(tuple(names))
         return class_features(backbone, pack, names)
 
-    monkeypatch.setattr("edge_qprompt.classifier.class_features", counted)
+    monkeypatch.setattr("edge_qprompt.classify.classifier.class_features", counted)
     tasks = Tasks(nano)
     for name, pack in packs.items():
         tasks.add(name, pack)

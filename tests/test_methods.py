@@ -15,16 +15,16 @@ from reference_tower import VIT_B_32, Pair, random_pair
 from torch import Tensor
 
 from edge_qprompt import Backbone
-from edge_qprompt.classifier import Classifier, zero_shot
-from edge_qprompt.learn.engine import choose
-from edge_qprompt.learn.methods import METHODS
+from edge_qprompt.backbone.text import name_tokens
+from edge_qprompt.classify.classifier import Classifier, zero_shot
+from edge_qprompt.codebook import ClusterSettings
+from edge_qprompt.learn.methods.registry import METHODS
+from edge_qprompt.learn.methods.zero_shot import GENERAL
 from edge_qprompt.learn.problem import Problem
 from edge_qprompt.learn.settings import EngineSettings, MethodSettings
-from edge_qprompt.learn.towers import Towers
-from edge_qprompt.learn.zero_shot import GENERAL
-from edge_qprompt.pack import Pack, Precision, Role
-from edge_qprompt.prompts import name_tokens
-from edge_qprompt.quantizer import ClusterSettings
+from edge_qprompt.learn.step.engine import choose
+from edge_qprompt.learn.towers.towers import Towers
+from edge_qprompt.pack.pack import Pack, Precision, Role
 
 NAMES = ("cat", "golden retriever", "a photograph of the umbrella", "quokka", "ibex")
 N_CTX, PHOTOS, SCALE, LR = 4, 24, 30.0, 0.05
@@ -278,7 +278,7 @@ def test_the_ensemble_is_the_mean_of_what_its_templates_say(nano: Backbone, case
 
 
 def test_plug_ins_are_found_and_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from edge_qprompt.learn.methods import Methods
+    from edge_qprompt.learn.methods.registry import Methods
 
     (tmp_path / "toy_method.py").write_text("from edge_qprompt.learn.coop import CoOp\nclass Toy(CoOp):\n    number = 200\n")
     info = tmp_path / "toy_method-1.0.dist-info"

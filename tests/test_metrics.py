@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from sklearn.metrics import accuracy_score, recall_score
 
-from edge_qprompt.metrics import ECE_BINS, Scores, calibration_error, harmonic_mean
+from edge_qprompt.classify.scores import ECE_BINS, Scores, calibration_error, harmonic_mean
 
 
 def probabilities(n: int, classes: int, seed: int) -> NDArray[np.float32]:

@@ -11,8 +11,8 @@ from conftest import MakePhotos
 from nano_fidelity import accuracy, float_image_features, float_text_features
 
 from edge_qprompt import Backbone
-from edge_qprompt.dataset import load_dataset
-from edge_qprompt.features import extract
+from edge_qprompt.photos.dataset import load_dataset
+from edge_qprompt.photos.features import extract
 from exporter.nano import build, image_tower, text_tensors
 
 NANO = Path(__file__).parent.parent.parent / "shared" / "nano"

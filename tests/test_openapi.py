@@ -20,7 +20,7 @@ from schemathesis.pytest.lazy import get_all_tests
 from schemathesis.specs.openapi.checks import positive_data_acceptance
 from schemathesis.transport.serialization import Binary
 
-from edge_qprompt.pack import Pack
+from edge_qprompt.pack.pack import Pack
 from server.database import Database
 from server.routes import answers
 from server.settings import Limits

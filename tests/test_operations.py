@@ -23,9 +23,9 @@ from servers import LiveServer
 from sqlalchemy import text
 
 from edge_qprompt import __version__
-from edge_qprompt.keys import new_key_pair
-from edge_qprompt.pack import Pack
-from edge_qprompt.statement import Statement, sign
+from edge_qprompt.pack.pack import Pack
+from edge_qprompt.trust.keys import new_key_pair
+from edge_qprompt.trust.statement import Statement, sign
 from server.database import FILE_NAME, Database
 from server.metrics import Metrics
 from server.processes import Process, family

@@ -17,24 +17,24 @@ from reference_tower import VIT_B_32, Pair, random_pair
 from torch import Tensor
 
 from edge_qprompt import Backbone, Classifier
-from edge_qprompt.classifier import zero_shot
-from edge_qprompt.dataset import load_dataset
+from edge_qprompt.backbone.fixed_point import Product, Quantization, Range
+from edge_qprompt.backbone.manifest import FileRecord
+from edge_qprompt.backbone.text import name_tokens
+from edge_qprompt.classify.classifier import zero_shot
 from edge_qprompt.errors import BackboneError, EdgeQPromptError
-from edge_qprompt.features import extract
 from edge_qprompt.files import sha256_of
 from edge_qprompt.learn.adapt import adapt
-from edge_qprompt.learn.engine import choose
 from edge_qprompt.learn.inputs import Inputs
 from edge_qprompt.learn.loop import learn
-from edge_qprompt.learn.methods import METHODS, OURS
+from edge_qprompt.learn.methods.registry import METHODS, OURS
 from edge_qprompt.learn.problem import Problem, initial_context
 from edge_qprompt.learn.settings import AdaptSettings, EngineSettings, LoopSettings, MethodSettings
+from edge_qprompt.learn.step.engine import choose
 from edge_qprompt.learn.teacher import Teacher
-from edge_qprompt.learn.towers import Towers
-from edge_qprompt.manifest import FileRecord
-from edge_qprompt.pack import Method, Pack, Precision, Role
-from edge_qprompt.prompts import name_tokens
-from edge_qprompt.quantization import Product, Quantization, Range
+from edge_qprompt.learn.towers.towers import Towers
+from edge_qprompt.pack.pack import Method, Pack, Precision, Role
+from edge_qprompt.photos.dataset import load_dataset
+from edge_qprompt.photos.features import extract
 
 NAMES = ("cat", "golden retriever", "quokka", "ibex")
 KINDS = ("p4q", "qp4q", "p4q-prompt", "p4q-adapter")

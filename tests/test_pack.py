@@ -12,11 +12,11 @@ import pytest
 from hypothesis import given, settings
 from packs import FINGERPRINT, PACKS, SMALL, qcoop, quantized
 
-from edge_qprompt import pack as pack_module
+from edge_qprompt.codebook import Quantized
 from edge_qprompt.errors import PackError
-from edge_qprompt.pack import Method, Pack, PackTensor, Precision, Role, Section, Tag, names_section
-from edge_qprompt.pack_layout import MAX_BYTES
-from edge_qprompt.quantizer import Quantized
+from edge_qprompt.pack import pack as pack_module
+from edge_qprompt.pack.layout import MAX_BYTES
+from edge_qprompt.pack.pack import Method, Pack, PackTensor, Precision, Role, Section, Tag, names_section
 
 FORMAT = Path(__file__).parents[1] / "docs" / "pack-format.md"
 

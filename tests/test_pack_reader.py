@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 from packs import PACKS, SMALL, halves, head, qcoop, quantized, record, sealed, sealed_sections, with_section, with_tensor
 
 from edge_qprompt.errors import PackError
-from edge_qprompt.pack import Pack
-from edge_qprompt.pack_layout import MAX_BYTES, MAX_NAMES, MAX_SCALARS, MAX_SECTIONS
+from edge_qprompt.pack.layout import MAX_BYTES, MAX_NAMES, MAX_SCALARS, MAX_SECTIONS
+from edge_qprompt.pack.pack import Pack
 
 # --- damages --------------------------------------------------------------------------------------
 

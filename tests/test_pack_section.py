@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from packs import qcoop, sealed_sections, with_section
 
 from edge_qprompt.errors import PackError
-from edge_qprompt.pack import Pack, Section, Tag, names_digest_section, names_section, templates_section
+from edge_qprompt.pack.pack import Pack, Section, Tag, names_digest_section, names_section, templates_section
 
 
 def test_names_and_their_digest() -> None:

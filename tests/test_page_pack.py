@@ -13,7 +13,7 @@ from packs import PACKS, SMALL
 from pages import Sites, settled
 from test_pack_reader import DAMAGES
 
-from edge_qprompt.pack import Pack, Tag
+from edge_qprompt.pack.pack import Pack, Tag
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser

@@ -13,7 +13,7 @@ import pytest
 from packs import qcoop, quantized
 from pages import HOSTILE, NARROWEST, NO_BREAK, OpenPage, Sites, api, assert_no_sideways, percent, settled, show_task, until
 
-from edge_qprompt.pack import Pack, PackTensor, Section, Tag, names_section
+from edge_qprompt.pack.pack import Pack, PackTensor, Section, Tag, names_section
 
 if TYPE_CHECKING:
     from playwright.sync_api import Locator, Page, Route

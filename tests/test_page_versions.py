@@ -13,7 +13,7 @@ from pages import NARROWEST, OpenPage, api, assert_no_sideways, until
 from servers import LiveServer
 
 from edge_qprompt import Backbone
-from edge_qprompt.pack import names_section
+from edge_qprompt.pack.pack import names_section
 from server.catalogue import Catalogue
 from server.database import Database
 

@@ -17,10 +17,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from edge_qprompt import photo
+from edge_qprompt.backbone.manifest import Preprocess
 from edge_qprompt.errors import PhotoError
-from edge_qprompt.manifest import Preprocess
-from edge_qprompt.photo import decode_photo, random_view, read_photo, to_pixels
+from edge_qprompt.photos import photo
+from edge_qprompt.photos.photo import decode_photo, random_view, read_photo, to_pixels
 from exporter.torchvision_schemas import define_missing_schemas
 
 SETTINGS = Preprocess(32, 40, "shortest", "bicubic", (0.5, 0.4, 0.3), (0.2, 0.3, 0.4), fill=10)

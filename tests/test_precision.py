@@ -10,9 +10,9 @@ from conftest import DEMO, Command, Learned
 from packs import SMALL, quantized
 from precisions import nano_in
 
-from edge_qprompt.manifest import PrecisionRecord
-from edge_qprompt.pack import Pack, PackTensor, Precision, Role
-from edge_qprompt.precision import candidates, common, fastest, learned_for, mismatch, reason
+from edge_qprompt.backbone.manifest import PrecisionRecord
+from edge_qprompt.backbone.precision import candidates, common, fastest, learned_for, mismatch, reason
+from edge_qprompt.pack.pack import Pack, PackTensor, Precision, Role
 
 BAG = DEMO / "test" / "bag" / "0.png"
 RECORDS = {

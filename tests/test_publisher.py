@@ -12,8 +12,8 @@ from fleet import DAY, OTHER_KEY, Device, Fleet, Publisher, about, command, fail
 from device_agent.catalogue import VERSIONS, Catalogue
 from edge_qprompt import Backbone, Pack
 from edge_qprompt.errors import ServerError
-from edge_qprompt.pack import names_section
-from edge_qprompt.statement import Envelope, sign
+from edge_qprompt.pack.pack import names_section
+from edge_qprompt.trust.statement import Envelope, sign
 
 pytest_plugins = ("fleet_fixtures",)
 

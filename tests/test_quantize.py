@@ -9,9 +9,9 @@ import pytest
 from conftest import DEMO, Command, fails
 
 from edge_qprompt import Backbone, Pack
+from edge_qprompt.backbone.fixed_point import Quantization, quantization_json
 from edge_qprompt.errors import BackboneError
-from edge_qprompt.pack import Precision
-from edge_qprompt.quantization import Quantization, quantization_json
+from edge_qprompt.pack.pack import Precision
 
 pytest.importorskip("exporter.quantize", reason="needs the export extra")
 

@@ -16,9 +16,9 @@ from onnx import TensorProto, helper, numpy_helper
 from small_models import RESNET, VIT, build, save
 
 from edge_qprompt import Backbone
-from edge_qprompt.learn.towers import Towers
-from edge_qprompt.learn.vision import VisionTower
-from edge_qprompt.quantization import quantization_json, quantized_weight
+from edge_qprompt.backbone.fixed_point import quantization_json, quantized_weight
+from edge_qprompt.learn.towers.image import VisionTower
+from edge_qprompt.learn.towers.towers import Towers
 from exporter.command import command as export
 from exporter.image_graph import write_image_graph
 from exporter.quantize import RECIPES, add_precisions, sample_of

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from numpy.typing import NDArray
 
-from edge_qprompt.quantizer import Clustering, ClusterSettings, Moments, distortion, kl_divergence, kmeans_1d, nearest
+from edge_qprompt.codebook import Clustering, ClusterSettings, Moments, distortion, kl_divergence, kmeans_1d, nearest
 
 Floats = NDArray[np.float64]
 

@@ -8,7 +8,7 @@ import onnxruntime as ort
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from edge_qprompt.quantization import Range
+from edge_qprompt.backbone.fixed_point import Range
 
 ranges = pytest.importorskip("exporter.ranges", reason="needs the export extra")
 

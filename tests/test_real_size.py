@@ -12,8 +12,8 @@ from PIL import Image
 from small_models import build
 
 from edge_qprompt import Backbone, Classifier, Pack
-from edge_qprompt.pack import Precision, Role
-from edge_qprompt.photo import decode_photo, to_pixels
+from edge_qprompt.pack.pack import Precision, Role
+from edge_qprompt.photos.photo import decode_photo, to_pixels
 
 source = pytest.importorskip("exporter.source", reason="needs the export extra")
 NAME = "ViT-B-32"

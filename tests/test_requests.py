@@ -10,7 +10,7 @@ import pytest
 from apis import PHOTO, Api
 from starlette.types import Message
 
-from edge_qprompt.pack import Pack
+from edge_qprompt.pack.pack import Pack
 
 pytest_plugins = ("api_fixtures",)
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from apis import NAMES, PHOTO, make_pack, start
 
 from edge_qprompt import Backbone
-from edge_qprompt.pack import Pack
+from edge_qprompt.pack.pack import Pack
 from server.lru import Lru
 from server.residents import THREADS, Key
 from server.settings import Limits

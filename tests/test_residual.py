@@ -11,16 +11,17 @@ import pytest
 
 import edge_qprompt
 from edge_qprompt import Backbone, Classifier, Tasks
-from edge_qprompt.dataset import Dataset, load_dataset
+from edge_qprompt.arrays import normalised
+from edge_qprompt.classify.residual import bias_section, class_means
+from edge_qprompt.classify.scores import Scores
+from edge_qprompt.codebook import Clustering, ClusterSettings
 from edge_qprompt.errors import PackError
-from edge_qprompt.features import extract
 from edge_qprompt.learn.adapt import adapt
-from edge_qprompt.learn.calibration import ALPHAS, choose
+from edge_qprompt.learn.methods.calibration import ALPHAS, choose
 from edge_qprompt.learn.settings import AdaptSettings, LoopSettings, MethodSettings
-from edge_qprompt.metrics import Scores
-from edge_qprompt.pack import Method, Pack, PackTensor, Precision, Role, Section, Tag, names_section
-from edge_qprompt.quantizer import Clustering, ClusterSettings
-from edge_qprompt.residual import bias_section, class_means, normalised
+from edge_qprompt.pack.pack import Method, Pack, PackTensor, Precision, Role, Section, Tag, names_section
+from edge_qprompt.photos.dataset import Dataset, load_dataset
+from edge_qprompt.photos.features import extract
 
 PHOTOS = Path(edge_qprompt.__file__).parent / "data" / "fashion_mnist"
 NAMES = ("cat", "dog", "owl")

@@ -15,7 +15,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from structlog.testing import capture_logs
 
 from edge_qprompt import Backbone, Classifier
-from edge_qprompt.pack import Pack, Precision
+from edge_qprompt.pack.pack import Pack, Precision
 from server.settings import Limits, ServerSettings
 
 pytest_plugins = ("api_fixtures",)

@@ -13,7 +13,7 @@ import pytest
 from apis import PHOTO, Api, make_pack, start
 from packs import quantized
 
-from edge_qprompt.pack import Pack
+from edge_qprompt.pack.pack import Pack
 from server.database import Database
 from server.settings import Limits
 from server.tokens import Scope, Tokens

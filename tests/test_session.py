@@ -14,11 +14,12 @@ import pytest
 from conftest import DEMO, Command, Learned
 from precisions import nano_in
 
-from edge_qprompt import Backbone, speed
-from edge_qprompt.dataset import list_photos
+from edge_qprompt import Backbone
+from edge_qprompt.backbone import speed
+from edge_qprompt.backbone.session import CPU, Session, parse_providers
 from edge_qprompt.errors import BackboneError
-from edge_qprompt.features import extract
-from edge_qprompt.session import CPU, Session, parse_providers
+from edge_qprompt.photos.dataset import list_photos
+from edge_qprompt.photos.features import extract
 
 BAG = DEMO / "test" / "bag" / "0.png"
 
@@ -102,11 +103,13 @@ def test_a_provider_that_onnxruntime_leaves_out_is_an_error(nano: Backbone, monk
 
 def test_lanes_give_the_same_features_and_share_one_session(nano: Backbone, monkeypatch: pytest.MonkeyPatch) -> None:
     backbone = Backbone.open("nano")
-    monkeypatch.setattr("edge_qprompt.backbone.cores", lambda: 4)
+    monkeypatch.setattr("edge_qprompt.backbone.backbone.cores", lambda: 4)
     assert backbone.lanes == 4
     assert [Backbone.open("nano", threads=threads).lanes for threads in (1, 2, 3, 8)] == [4, 2, 1, 1]
     made = []
-    monkeypatch.setattr("edge_qprompt.backbone.Session", lambda *args, **named: made.append(named) or Session(*args, **named))
+    monkeypatch.setattr(
+        "edge_qprompt.backbone.backbone.Session", lambda *args, **named: made.append(named) or Session(*args, **named)
+    )
     size = backbone.manifest.preprocess.size
     pixels = np.random.default_rng(0).standard_normal((4, 2, 3, size, size)).astype(np.float32)
     with ThreadPoolExecutor(4) as pool:

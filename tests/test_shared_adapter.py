@@ -17,9 +17,9 @@ from test_server import PHOTO, Api, make_pack, start
 from device_agent.commands import split as split_command
 from edge_qprompt import Backbone, Classifier
 from edge_qprompt.errors import FingerprintError, PackError
-from edge_qprompt.keys import write_key_pair
-from edge_qprompt.pack import Pack, PackTensor, Role, Section, Tag
-from edge_qprompt.shared_adapter import beside, is_adapter, joined, split
+from edge_qprompt.pack.adapter import beside, is_adapter, joined, split
+from edge_qprompt.pack.pack import Pack, PackTensor, Role, Section, Tag
+from edge_qprompt.trust.keys import write_key_pair
 
 BAG = DEMO / "test" / "bag" / "0.png"
 HIDDEN = 8

@@ -9,7 +9,7 @@ import time
 import pytest
 from fastapi import Request
 
-from edge_qprompt.fair_lock import FairLock
+from edge_qprompt.backbone.fair_lock import FairLock
 from server.client import client_of, network
 from server.problem import Problem
 from server.shares import Shares

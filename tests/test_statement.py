@@ -18,10 +18,10 @@ from fleet import KEY, NOW, OTHER_KEY, statement
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edge_qprompt import statement as module
 from edge_qprompt.errors import SignatureError
-from edge_qprompt.pack_layout import MAX_BYTES
-from edge_qprompt.statement import (
+from edge_qprompt.pack.layout import MAX_BYTES
+from edge_qprompt.trust import statement as module
+from edge_qprompt.trust.statement import (
     MAX_ENVELOPE_BYTES,
     MAX_NUMBER,
     PAYLOAD_TYPE,

@@ -23,7 +23,7 @@ from sqlalchemy import Connection, event, text
 from sqlalchemy.exc import OperationalError
 from structlog.testing import capture_logs
 
-from edge_qprompt.pack import Pack
+from edge_qprompt.pack.pack import Pack
 from server import database as seam
 from server.database import FILE_NAME, Database
 from server.failures import kind_of

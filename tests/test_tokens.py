@@ -17,7 +17,7 @@ from servers import Postgres
 from sqlalchemy import text
 
 from edge_qprompt.errors import StoreError
-from edge_qprompt.pack import Pack
+from edge_qprompt.pack.pack import Pack
 from server.database import FILE_NAME, Database
 from server.patterns import MAX_PATTERNS, checked, matches
 from server.tokens import Holder, Tokens

@@ -10,8 +10,8 @@ import pytest
 import torch
 from reference_tower import VIT_B_32, Pair, nano_pair, random_pair
 
+from edge_qprompt.backbone.text import name_tokens
 from edge_qprompt.errors import PromptError
-from edge_qprompt.prompts import name_tokens
 
 VALUE, GRADIENT = 1e-5, 1e-4  # relative errors in float32
 WORDS = ("cat", "hound", "retriever", "satellite", "photograph", "zygote", "of", "the", "umbrella", "quokka", "xylophone", "ibex")

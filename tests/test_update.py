@@ -11,8 +11,8 @@ from fleet import DAY, KEY, NOW, OTHER_KEY, statement
 from packs import FINGERPRINT, SMALL
 
 from edge_qprompt.errors import FingerprintError, PackError, SignatureError
-from edge_qprompt.statement import Envelope, Statement, sign
-from edge_qprompt.update import CLOCK_SKEW, accept, check_pack
+from edge_qprompt.trust.statement import Envelope, Statement, sign
+from edge_qprompt.trust.update import CLOCK_SKEW, accept, check_pack
 
 SECOND = timedelta(seconds=1)
 LAST = statement(serial=3)

@@ -11,10 +11,10 @@ from reference_clip import image_features, low_rank, text_features
 from small_models import VIT, build, save
 from torch import Tensor
 
-from edge_qprompt.backbone import Backbone
+from edge_qprompt.backbone.backbone import Backbone
 from edge_qprompt.errors import BackboneError
-from edge_qprompt.learn.block import LowRank
-from edge_qprompt.learn.towers import Towers
+from edge_qprompt.learn.towers.block import LowRank
+from edge_qprompt.learn.towers.towers import Towers
 from exporter.command import command
 
 VALUE, GRADIENT = 1e-5, 1e-4  # relative errors in float32

@@ -10,9 +10,9 @@ import torch
 
 import edge_qprompt
 from edge_qprompt import Backbone
-from edge_qprompt.dataset import load_dataset
 from edge_qprompt.learn.adapt import adapt
 from edge_qprompt.learn.settings import AdaptSettings, LoopSettings
+from edge_qprompt.photos.dataset import load_dataset
 
 vit_mini = pytest.importorskip("exporter.vit_mini", reason="needs the export extra")
 from exporter.vit_mini_views import FEATURES, GRID, PIXELS, make, sources, teacher, views_of  # noqa: E402

@@ -16,13 +16,11 @@ import click
 
 from device_agent import terminal
 from edge_qprompt.errors import DataError, MissingExtraError
-from edge_qprompt.learn.methods import METHODS
-from edge_qprompt.learn.settings import ALL, COOP_LR, ENGINES, FULL_BATCH_LR, LEAST_CTX, MEMORY, MOST_CTX, Schedule
+from edge_qprompt.learn import ALL, COOP_LR, ENGINES, FULL_BATCH_LR, LEAST_CTX, MEMORY, METHODS, MOST_CTX, Schedule
 
 if TYPE_CHECKING:
-    from edge_qprompt.dataset import Dataset
-    from edge_qprompt.learn.adapt import Adaptation
-    from edge_qprompt.learn.settings import AdaptSettings
+    from edge_qprompt.learn import Adaptation, AdaptSettings
+    from edge_qprompt.photos import Dataset
 
 MAXRSS_UNIT = 1 if sys.platform == "darwin" else 1024  # getrusage: bytes on macOS, kilobytes elsewhere
 STATUS = Path("/proc/self/status")
@@ -142,8 +140,8 @@ def command(data: Path, out: Path, as_json: bool, names: Path | None, resume: bo
 
     The same command gives the same bytes. Image features are cached, so a second run is quicker.
     """
-    from edge_qprompt.dataset import load_dataset
     from edge_qprompt.pack import names_section
+    from edge_qprompt.photos import load_dataset
     from edge_qprompt.prompts import check_template
 
     if options["fast"] and click.get_current_context().get_parameter_source("method") is not click.core.ParameterSource.DEFAULT:
@@ -158,7 +156,7 @@ def command(data: Path, out: Path, as_json: bool, names: Path | None, resume: bo
     backbone = terminal.open_backbone(options["backbone"], _precision(options), options["providers"])
     dataset = load_dataset(data, names).select(options["classes"])
     names_section(dataset.names)  # a name that no pack can hold is better known now than after learning
-    from edge_qprompt.learn.adapt import adapt
+    from edge_qprompt.learn import adapt
 
     terminal.warn_notes(dataset.notes)
     _warn_few(dataset, options["shots"])
@@ -185,8 +183,8 @@ def command(data: Path, out: Path, as_json: bool, names: Path | None, resume: bo
 
 def _precision(options: dict[str, Any]) -> str:
     """What to open the backbone with: methods inside the image tower learn, and run, in fp32."""
-    from edge_qprompt.learn.methods import INSIDE
-    from edge_qprompt.precision import AUTO, FP32
+    from edge_qprompt.backbone import AUTO, FP32
+    from edge_qprompt.learn import INSIDE
 
     return FP32 if options["precision"] == AUTO and options["method"] in INSIDE else str(options["precision"])
 
@@ -207,8 +205,8 @@ def _write_page(result: Adaptation, told: dict[str, Any], folder: Path) -> Path:
 
 
 def _settings(options: dict[str, Any]) -> AdaptSettings:
-    from edge_qprompt.learn.settings import AdaptSettings, EngineSettings, LoopSettings, MethodSettings
-    from edge_qprompt.quantizer import ClusterSettings
+    from edge_qprompt.codebook import ClusterSettings
+    from edge_qprompt.learn import AdaptSettings, EngineSettings, LoopSettings, MethodSettings
 
     return AdaptSettings(
         method=FAST if options["fast"] else options["method"],

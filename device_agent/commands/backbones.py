@@ -19,9 +19,8 @@ def command(verify: bool, as_json: bool) -> None:
       edge-qprompt backbones
       edge-qprompt backbones --verify --json
     """
-    from edge_qprompt.backbone import Backbone, list_backbones
+    from edge_qprompt.backbone import Backbone, Manifest, list_backbones
     from edge_qprompt.errors import BackboneError
-    from edge_qprompt.manifest import Manifest
 
     rows: list[dict[str, Any]] = []
     for folder in list_backbones():

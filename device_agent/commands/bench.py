@@ -22,7 +22,7 @@ from device_agent import terminal
 from edge_qprompt.errors import DataError, MissingExtraError
 
 if TYPE_CHECKING:
-    from edge_qprompt.bench.cell import Cell, Row
+    from edge_qprompt.bench import Cell, Row
 
 PROTOCOLS = ("base-to-new", "few-shot", "domain", "cross-dataset", "ablation", "epochs")
 
@@ -72,8 +72,7 @@ def command(protocol: str, data: tuple[Path, ...], out: Path, jobs: int, as_json
     for module, extra in (("torch", "adapt"), ("matplotlib", "bench")):
         if importlib.util.find_spec(module) is None:
             raise MissingExtraError(module, extra)
-    from edge_qprompt.bench import report
-    from edge_qprompt.bench.cell import Lines
+    from edge_qprompt.bench import Lines, report
     from edge_qprompt.files import write_whole
 
     cells = _cells(protocol, data, options)
@@ -100,9 +99,8 @@ def command(protocol: str, data: tuple[Path, ...], out: Path, jobs: int, as_json
 def _cells(protocol: str, data: tuple[Path, ...], options: dict[str, Any]) -> list[Cell]:
     from dataclasses import replace
 
-    from edge_qprompt.bench.cell import content_of
-    from edge_qprompt.bench.protocols import MAIN, PROTOCOLS, SNAPSHOT_EPOCHS
-    from edge_qprompt.learn.methods import INSIDE, METHODS
+    from edge_qprompt.bench import MAIN, PROTOCOLS, SNAPSHOT_EPOCHS, content_of
+    from edge_qprompt.learn import INSIDE, METHODS
 
     names = [folder.absolute().name for folder in data]
     if twice := sorted({name for name in names if names.count(name) > 1}):
@@ -178,6 +176,6 @@ def _one_core(cores: Any) -> None:
     signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C ends it at once; what it does is run again
     if (core := cores.get()) is not None:
         os.sched_setaffinity(0, {core})
-    from edge_qprompt.learn.threads import one_core
+    from edge_qprompt.learn import one_core
 
     one_core()

@@ -13,7 +13,7 @@ from device_agent import terminal
 from edge_qprompt.errors import DataError, PackError, PhotoError
 
 if TYPE_CHECKING:
-    from edge_qprompt.classifier import Prediction
+    from edge_qprompt.classify import Prediction
 
 PACK_SUFFIX = ".qpk"
 
@@ -51,9 +51,8 @@ def command(
       edge-qprompt classify flowers.qpk inbox/ '*.png' --top 1
       edge-qprompt classify flowers.qpk new.jpg --labels +orchid,cactus     classes it never saw
     """
-    from edge_qprompt.classifier import Classifier
+    from edge_qprompt.classify import Classifier, Tasks
     from edge_qprompt.pack import Pack
-    from edge_qprompt.tasks import Tasks
 
     packs, images = _split(pack, images)
     opened = {name: Pack.open(path) for name, path in packs.items()}
@@ -125,7 +124,7 @@ def wanted_labels(labels: str | None, own: tuple[str, ...] | None) -> tuple[str,
 
 
 def _expand(image: str) -> list[Path]:
-    from edge_qprompt.dataset import list_photos
+    from edge_qprompt.photos import list_photos
 
     path = Path(image)
     if path.is_dir():

@@ -47,12 +47,10 @@ def command(
     """
     import numpy as np
 
-    from edge_qprompt.classifier import Classifier, zero_shot
-    from edge_qprompt.dataset import load_dataset
+    from edge_qprompt.classify import Classifier, Scores, zero_shot
     from edge_qprompt.errors import DataError
-    from edge_qprompt.features import extract
-    from edge_qprompt.metrics import Scores
     from edge_qprompt.pack import Pack
+    from edge_qprompt.photos import extract, load_dataset
 
     opened = Pack.open(pack)
     adapter = terminal.adapter_of(pack, opened, adapters)

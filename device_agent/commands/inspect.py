@@ -31,8 +31,7 @@ def command(pack: Path, as_json: bool) -> None:
 
 def describe(pack: Any, path: str) -> dict[str, Any]:
     """The report as plain data."""
-    from edge_qprompt.pack import SECTION, Method, Precision, Role, Tag
-    from edge_qprompt.shared_adapter import ROLES, beside
+    from edge_qprompt.pack import ROLES, SECTION, Method, Precision, Role, Tag, beside
 
     names_section = pack.section(Tag.CLASS_NAMES)
     names = 0 if names_section is None else SECTION.size + len(names_section)

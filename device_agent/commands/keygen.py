@@ -29,7 +29,7 @@ def command(out: Path, as_json: bool) -> None:
       edge-qprompt push flowers.qpk --key fleet --task flowers --server https://packs.example.org
       edge-qprompt pull flowers --trust fleet.pub --out flowers.qpk --server https://packs.example.org
     """
-    from edge_qprompt.keys import key_id, new_key_pair, public_path, write_key_pair
+    from edge_qprompt.trust import key_id, new_key_pair, public_path, write_key_pair
 
     private_key, public_key = new_key_pair()
     write_key_pair(out, private_key)

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from device_agent.catalogue import Catalogue
     from edge_qprompt.pack import Pack
-    from edge_qprompt.statement import Statement
+    from edge_qprompt.trust import Statement
 
 KEPT = ".channel.json"  # beside the pack: the envelope that was accepted last
 
@@ -54,9 +54,8 @@ def command(
       edge-qprompt pull flowers --server https://packs.example.org --trust fleet.pub --out flowers.qpk
     """
     from device_agent.catalogue import Catalogue, Limits
-    from edge_qprompt.backbone import find_backbone
-    from edge_qprompt.keys import read_public_key
-    from edge_qprompt.manifest import Manifest
+    from edge_qprompt.backbone import Manifest, find_backbone
+    from edge_qprompt.trust import read_public_key
 
     if not out.parent.is_dir():
         raise DataError(f"the folder {out.parent} of --out does not exist: create it first")
@@ -73,7 +72,7 @@ def command(
 def _pull(catalogue: Catalogue, key: Ed25519PublicKey, name: str, channel: str, out: Path, fingerprint: bytes) -> dict[str, Any]:
     """Ask, check, and only then write: first the pack, then the statement about it."""
     from device_agent.signer import describe
-    from edge_qprompt.update import accept, check_pack
+    from edge_qprompt.trust import accept, check_pack
 
     kept = out.with_name(out.name + KEPT)
     last = _last(kept)
@@ -92,9 +91,8 @@ def _pull(catalogue: Catalogue, key: Ed25519PublicKey, name: str, channel: str, 
 
 def _adapter(catalogue: Catalogue, out: Path, pack: Pack) -> dict[str, Any]:
     """Fetch what the pack refers to, unless it is beside already; before the pack, which is of no use without it."""
-    from edge_qprompt.pack_layout import MAX_BYTES
-    from edge_qprompt.shared_adapter import beside
-    from edge_qprompt.update import check_adapter
+    from edge_qprompt.pack import MAX_BYTES, beside
+    from edge_qprompt.trust import check_adapter
 
     if pack.shared_adapter is None:
         return {}
@@ -108,7 +106,7 @@ def _adapter(catalogue: Catalogue, out: Path, pack: Pack) -> dict[str, Any]:
 
 def _last(kept: Path) -> Statement | None:
     """The statement that was accepted last; written by this command, so it is not verified again."""
-    from edge_qprompt.statement import MAX_ENVELOPE_BYTES, Envelope
+    from edge_qprompt.trust import MAX_ENVELOPE_BYTES, Envelope
 
     if not kept.exists():
         return None

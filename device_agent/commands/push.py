@@ -51,7 +51,7 @@ def command(
     from device_agent.catalogue import Catalogue, Limits
     from device_agent.signer import Signer, describe, from_now, promote
     from edge_qprompt.pack import Pack
-    from edge_qprompt.statement import Statement
+    from edge_qprompt.trust import Statement
 
     if key is None and not no_promote:
         raise click.UsageError("--key is needed to sign for the channel; or only publish, with --no-promote")

@@ -22,8 +22,7 @@ def command(pack: Path, prompt: Path, adapter: Path, as_json: bool) -> None:
       edge-qprompt split p4q.qpk --prompt task.qpk --adapter adapter.qpk
       edge-qprompt classify task.qpk new.jpg --adapter adapter.qpk
     """
-    from edge_qprompt.pack import Pack
-    from edge_qprompt.shared_adapter import split
+    from edge_qprompt.pack import Pack, split
 
     if prompt.absolute() == adapter.absolute():
         raise click.UsageError("--prompt and --adapter are the same file: give two")

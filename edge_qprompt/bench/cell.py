@@ -14,16 +14,12 @@ from typing import Any
 import numpy as np
 
 from edge_qprompt.backbone import Backbone
-from edge_qprompt.classifier import Classifier
-from edge_qprompt.dataset import Dataset, load_dataset
+from edge_qprompt.classify import Classifier, Scores
+from edge_qprompt.codebook import ClusterSettings
 from edge_qprompt.errors import DataError
-from edge_qprompt.features import extract
-from edge_qprompt.learn.adapt import adapt
-from edge_qprompt.learn.settings import AdaptSettings, LoopSettings, MethodSettings
-from edge_qprompt.metrics import Scores
-from edge_qprompt.pack import Pack, Role
-from edge_qprompt.pack_layout import RAW_BITS
-from edge_qprompt.quantizer import ClusterSettings
+from edge_qprompt.learn import AdaptSettings, LoopSettings, MethodSettings, adapt
+from edge_qprompt.pack import RAW_BITS, Pack, Role
+from edge_qprompt.photos import Dataset, extract, load_dataset
 
 Row = dict[str, Any]
 REVISION = 3  # of what settings mean where nothing is said; to be raised with a default, or with how a method learns

@@ -23,8 +23,8 @@ from typing import Any
 
 from edge_qprompt.bench.cell import Cell
 from edge_qprompt.bench.templates import template_of
-from edge_qprompt.dataset import load_dataset
 from edge_qprompt.errors import DataError
+from edge_qprompt.photos import load_dataset
 
 Settings = Mapping[str, Any]
 Make = Callable[[Sequence[str], Sequence[str], Sequence[int], Settings], list[Cell]]

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from edge_qprompt.bench import curves
 from edge_qprompt.bench.cell import Row
-from edge_qprompt.metrics import harmonic_mean
+from edge_qprompt.classify import harmonic_mean
 
 MEAN = "mean"
 Columns = Callable[[Row], dict[str, float]]

@@ -1,1 +1,71 @@
-"""Prompt learning with torch on the CPU: frozen text tower, quantizer, methods, the loop."""
+"""Learning: photos in, a pack out. The only room of the library that imports torch, and only when something is learned.
+
+`adapt` is the job, `AdaptSettings` what it can be told, `METHODS` the ways to learn. Below: `methods`, a file each; `towers`, the
+encoders with a gradient; `step`, how they are computed. May import every room but `trust` and `bench`.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+from edge_qprompt.learn.adapt import Adaptation, Checked, adapt
+from edge_qprompt.learn.methods.registry import INSIDE, METHODS
+from edge_qprompt.learn.settings import (
+    ALL,
+    COOP_LR,
+    ENGINES,
+    FULL_BATCH_LR,
+    LEAST_CTX,
+    MEMORY,
+    MOST_CTX,
+    AdaptSettings,
+    EngineSettings,
+    LoopSettings,
+    MethodSettings,
+    Schedule,
+)
+
+if TYPE_CHECKING:
+    from edge_qprompt.learn.methods.coop import CoOp
+    from edge_qprompt.learn.problem import Problem
+    from edge_qprompt.learn.step.engine import has_bfloat16
+    from edge_qprompt.learn.step.threads import one_core
+
+WITH_TORCH = {  # where the names are whose modules import torch
+    "CoOp": "methods.coop",
+    "Problem": "problem",
+    "has_bfloat16": "step.engine",
+    "one_core": "step.threads",
+}
+
+__all__ = [
+    "ALL",
+    "COOP_LR",
+    "ENGINES",
+    "FULL_BATCH_LR",
+    "INSIDE",
+    "LEAST_CTX",
+    "MEMORY",
+    "METHODS",
+    "MOST_CTX",
+    "AdaptSettings",
+    "Adaptation",
+    "Checked",
+    "CoOp",
+    "EngineSettings",
+    "LoopSettings",
+    "MethodSettings",
+    "Problem",
+    "Schedule",
+    "adapt",
+    "has_bfloat16",
+    "one_core",
+]
+
+
+def __getattr__(name: str) -> Any:
+    """A name whose module imports torch, when it is asked for."""
+    if name not in WITH_TORCH:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(f"{__name__}.{WITH_TORCH[name]}"), name)

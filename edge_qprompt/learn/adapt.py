@@ -17,17 +17,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from edge_qprompt.backbone import Backbone
-from edge_qprompt.classifier import Classifier, zero_shot
-from edge_qprompt.dataset import Dataset, Photos
+from edge_qprompt.backbone import Backbone, name_tokens
+from edge_qprompt.classify import Classifier, Scores, zero_shot
 from edge_qprompt.errors import DataError, PromptError
-from edge_qprompt.features import Features, Views, extract
-from edge_qprompt.learn.methods import INSIDE, METHODS
+from edge_qprompt.learn.methods.registry import INSIDE, METHODS
 from edge_qprompt.learn.settings import AdaptSettings, Schedule, default_ctx
-from edge_qprompt.metrics import Scores
 from edge_qprompt.pack import Method as MethodNumber
 from edge_qprompt.pack import Pack, PackTensor, Precision, Section, Tag, names_section
-from edge_qprompt.prompts import name_tokens
+from edge_qprompt.photos import Dataset, Features, Photos, Views, extract
 
 if TYPE_CHECKING:
     from edge_qprompt.learn.loop import Run
@@ -215,8 +212,8 @@ def _learn(
     from edge_qprompt.learn.inputs import Inputs, takes_pixels, takes_teacher
     from edge_qprompt.learn.loop import learn
     from edge_qprompt.learn.problem import Problem, initial_context
+    from edge_qprompt.learn.step.threads import torch_threads
     from edge_qprompt.learn.teacher import Teacher
-    from edge_qprompt.learn.threads import torch_threads
 
     kind = METHODS[settings.method]
     teacher = None

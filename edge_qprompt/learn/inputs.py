@@ -13,12 +13,12 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from edge_qprompt.features import Views, read_views
 from edge_qprompt.learn.method import Method
 from edge_qprompt.learn.problem import Problem
+from edge_qprompt.photos import Views, read_views
 
 if TYPE_CHECKING:
-    from edge_qprompt.learn.methods import Factory
+    from edge_qprompt.learn.methods.registry import Factory
 
 PIXELS = "pixels"
 TEACHER = "teacher"

@@ -16,13 +16,12 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
-from edge_qprompt.backbone import Backbone
+from edge_qprompt.backbone import Backbone, name_tokens
 from edge_qprompt.errors import EdgeQPromptError
-from edge_qprompt.learn.engine import Encode, Engine, choose
 from edge_qprompt.learn.settings import EngineSettings
+from edge_qprompt.learn.step.engine import Encode, Engine, choose
 from edge_qprompt.learn.teacher import Teacher
-from edge_qprompt.learn.towers import Towers
-from edge_qprompt.prompts import name_tokens
+from edge_qprompt.learn.towers.towers import Towers
 
 INITIAL_TEXT = "a photo of a"
 INITIAL_STD = 0.02  # CoOp's, where it does not start from words

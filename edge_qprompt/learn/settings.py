@@ -5,9 +5,9 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, field, fields, replace
 
+from edge_qprompt.codebook import ClusterSettings
 from edge_qprompt.errors import EdgeQPromptError
 from edge_qprompt.prompts import DEFAULT_TEMPLATE
-from edge_qprompt.quantizer import ClusterSettings
 
 REFERENCE_BATCH = 32  # of CoOp, whose learning rate is given for it
 COOP_LR = 0.002

@@ -13,8 +13,8 @@ import torch
 from torch import Tensor
 
 from edge_qprompt.backbone import Backbone
-from edge_qprompt.classifier import zero_shot
-from edge_qprompt.features import Views, extract
+from edge_qprompt.classify import zero_shot
+from edge_qprompt.photos import Views, extract
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, Field
 
-from edge_qprompt import statement
+from edge_qprompt.trust import statement
 from server import problem
 from server.request_id import GIVEN, HEADER
 from server.routes.names import SHA256

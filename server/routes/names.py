@@ -11,7 +11,7 @@ from fastapi.dependencies.utils import get_flat_params
 from fastapi.params import Query as QueryInfo
 from fastapi.routing import APIRoute
 
-from edge_qprompt import statement
+from edge_qprompt.trust import statement
 from server.problem import Problem
 from server.settings import Limits
 

@@ -11,12 +11,10 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 from starlette.datastructures import UploadFile
 from starlette.responses import JSONResponse
 
+from edge_qprompt.classify import check_adapter
 from edge_qprompt.errors import PackError, SignatureError
-from edge_qprompt.head import check_adapter
-from edge_qprompt.pack import Pack
-from edge_qprompt.pack_layout import MAX_BYTES
-from edge_qprompt.shared_adapter import is_adapter
-from edge_qprompt.statement import MAX_ENVELOPE_BYTES, Envelope
+from edge_qprompt.pack import MAX_BYTES, Pack, is_adapter
+from edge_qprompt.trust import MAX_ENVELOPE_BYTES, Envelope
 from server.access import Promoter, Publisher, Reader, described
 from server.attendance import attended
 from server.body import MULTIPART, Body, body_of

@@ -1,0 +1,150 @@
+"""Photos in, labels out: a backbone and a pack, without torch.
+
+    classifier = Classifier(Backbone.open("nano"), Pack.open("flowers.qpk"))
+    print(classifier.classify("new.jpg")[0].label)
+
+Many packs on one backbone are `Tasks`: a photo is encoded once, whatever their number.
+
+Symbols: B photos, C classes, D dimensions of a feature.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edge_qprompt.backbone import ROLES as ENCODER_ROLES
+from edge_qprompt.backbone import Backbone
+from edge_qprompt.classify.head import Fixed, head_of
+from edge_qprompt.classify.residual import with_residuals
+from edge_qprompt.errors import PackError
+from edge_qprompt.pack import Method, Pack, Precision, Role, joined, templates_section
+from edge_qprompt.photos import Decoders, Job, normalise, read_photo
+from edge_qprompt.prompts import DEFAULT_TEMPLATE, check_template
+
+KNOWN = ENCODER_ROLES | {Role.CTX, Role.RESIDUAL, Role.META_IN, Role.META_OUT, Role.ADAPTER_IN, Role.ADAPTER_OUT}
+
+Array = NDArray[np.float32]
+
+
+class Prediction(NamedTuple):
+    """One label and its probability among the classifier's labels, 0 to 1.
+
+    A named tuple, since a thousand tasks make thousands of them a photo, and a frozen dataclass takes twice the time.
+    """
+
+    label: str
+    probability: float
+
+
+class Classifier:
+    """Labels photos with one pack.
+
+    Attributes:
+        labels: C class names.
+        backbone: whose image features the pack is for: the one given, or one with the pack's own encoders.
+        own_encoder: which of the two.
+        head: what compares features with the classes.
+        class_features: (C, D) float32, unit length, of the prompt without regard to any photo.
+
+    Args:
+        backbone: the one that the pack was learned on.
+        pack: what `adapt` made.
+        labels: class names instead of the pack's own; the prompt works for names it never saw.
+        adapter: the pack that holds the adapter, where the pack refers to one.
+
+    Raises:
+        FingerprintError: the pack belongs to another backbone.
+        PackError: the pack holds no class names and none are given, or tensors that do not fit; or its adapter is missing.
+        PromptError: a name does not fit the context.
+    """
+
+    def __init__(self, backbone: Backbone, pack: Pack, labels: Sequence[str] | None = None, adapter: Pack | None = None) -> None:
+        backbone.check(pack)
+        pack = joined(pack, adapter)
+        names = tuple(labels) if labels else pack.class_names
+        if not names:
+            raise PackError("the pack holds no class names: give them with labels (--labels a,b,c)")
+        self.labels: tuple[str, ...] = names
+        self.backbone = backbone.adapted(pack)  # whose features `logits` takes
+        self.own_encoder = self.backbone is not backbone
+        text = class_features(self.backbone, pack, names)
+        fixed = Fixed(*with_residuals(pack, names, text))
+        self.class_features = fixed.class_features  # (C, D), without regard to any photo
+        self.head = head_of(self.backbone, pack, names, fixed)
+
+    def logits(self, features: Array) -> Array:
+        """Scaled cosine similarities, with their offsets.
+
+        Args:
+            features: (B, D) float32, unit length.
+
+        Returns:
+            (B, C) float32.
+        """
+        return np.asarray(np.float32(self.backbone.manifest.logit_scale) * self.head.cosines(features), np.float32)
+
+    def probabilities(self, features: Array) -> Array:
+        """Softmax of the logits, (B, C) float32."""
+        logits = self.logits(features)
+        shifted = np.exp(logits - logits.max(axis=1, keepdims=True))
+        return np.asarray(shifted / shifted.sum(axis=1, keepdims=True), np.float32)
+
+    def classify(self, photo: str | Path | bytes, top: int = 3) -> list[Prediction]:
+        """The most probable labels of one photo, best first.
+
+        Args:
+            photo: a path, or the bytes of an image file.
+            top: how many; fewer if there are fewer labels.
+
+        Raises:
+            PhotoError: the photo cannot be read.
+        """
+        return self.rank(self.probabilities(self.backbone.encode_images(pixels_of(self.backbone, photo)))[0], top)
+
+    def rank(self, probabilities: Array, top: int) -> list[Prediction]:
+        """The `top` labels of one row of probabilities (C,), best first."""
+        order = np.argsort(-probabilities, kind="stable")[:top]
+        return [Prediction(self.labels[i], float(probabilities[i])) for i in order]
+
+
+def pixels_of(backbone: Backbone, photo: str | Path | bytes) -> Array:
+    """What the image encoder takes of one photo, (1, 3, S, S) float32.
+
+    Args:
+        backbone: whose image encoder.
+        photo: a path, or the bytes of an image file.
+
+    Raises:
+        PhotoError: the photo cannot be read.
+    """
+    data, name = (photo, "photo") if isinstance(photo, bytes) else (read_photo(Path(photo)), str(photo))
+    settings = backbone.manifest.preprocess
+    with Decoders() as decoders:
+        (view,) = decoders.views(data, Job(name, settings))
+    return normalise(view, settings)[None]
+
+
+def class_features(backbone: Backbone, pack: Pack, names: Sequence[str]) -> Array:
+    """Class features of a pack's prompt alone, (C, D) float32, unit length.
+
+    Raises:
+        PackError: the pack holds tensors that this version does not know how to use.
+    """
+    if unknown := [tensor.role for tensor in pack.tensors if tensor.role not in KNOWN]:
+        raise PackError(f"the pack holds tensors of role {unknown[0]}, which this version cannot run: upgrade edge-qprompt")
+    ctx = pack.tensor(Role.CTX)
+    if ctx is not None:
+        return backbone.text.from_context(names, ctx.values())
+    return backbone.text.from_templates(names, pack.templates or (DEFAULT_TEMPLATE,))
+
+
+def zero_shot(backbone: Backbone, names: Sequence[str], *templates: str) -> Classifier:
+    """A hand-written prompt, or the mean of several, as a classifier: what a learned pack has to beat."""
+    section = templates_section([check_template(template) for template in templates or (DEFAULT_TEMPLATE,)])
+    pack = Pack(backbone.manifest.short_fingerprint, Method.ZERO_SHOT, Precision.FP32, (), (section,))
+    return Classifier(backbone, pack, names)

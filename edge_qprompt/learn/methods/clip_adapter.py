@@ -1,0 +1,80 @@
+"""CLIP-Adapter: a small net on the photo's feature, mixed with the feature itself. Source: Gao et al. (arXiv 2110.04544).
+
+As in Quantized Prompt's comparison (arXiv 2407.10704) the net has biases, is as wide inside as a feature, and has no ReLU
+at its end; the hand-written prompt stays. A step costs next to nothing, so there are many: AdamW at 1e-3, as P4Q learns its
+adapter (arXiv 2409.17634), since SGD at the paper's 1e-5 moves a net on features of unit length next to nowhere.
+
+Symbols: B photos, D dimensions of a feature.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from torch import Tensor
+
+from edge_qprompt.learn.methods.net import Net
+from edge_qprompt.learn.problem import Problem
+from edge_qprompt.learn.settings import MethodSettings, Schedule
+from edge_qprompt.pack import Method as MethodNumber
+from edge_qprompt.pack import PackTensor, Role, Section, templates_section
+
+RATIO = 0.2  # of the net's output in the mixture
+WEIGHT = RATIO / (1 - RATIO)  # of it beside the whole feature, which has the same direction
+
+
+class ClipAdapter:
+    """Method `clip-adapter`.
+
+    Args:
+        problem: what to learn from.
+        settings: `adapter_width`, `seed` of the first weights; `templates` of the class features.
+    """
+
+    number = MethodNumber.CLIP_ADAPTER
+    schedule = Schedule(epochs=50, batch=32, lr=1e-3, warmup_lr=math.inf, weight_decay=1e-2, optimiser="adamw")
+    engine = None
+
+    def __init__(self, problem: Problem, settings: MethodSettings) -> None:
+        dims = problem.features.shape[-1]
+        self._problem, self._templates = problem, settings.templates
+        self._net = Net.start(dims, settings.adapter_width or dims, dims, settings.seed)
+        self.parameters = {"adapter_in": self._net.inner, "adapter_out": self._net.outer}
+
+    def loss(self, features: Tensor, labels: Tensor) -> Tensor:
+        """Cross-entropy of the moved features under the hand-written prompt."""
+        return F.cross_entropy(self._problem.scaled(moved(self._net, features), self._problem.by_hand), labels)
+
+    def after_step(self, step: int, steps: int) -> None:
+        """Nothing to do."""
+
+    def result(self) -> tuple[tuple[PackTensor, ...], tuple[Section, ...]]:
+        """The net as float16, the mixing ratio folded in, and the templates."""
+        tensors = tuple(PackTensor.raw(role, weight) for role, weight in stored(self._net).items())
+        return tensors, (templates_section(self._templates),)
+
+    def state(self) -> dict[str, Tensor]:
+        """Nothing but the parameters."""
+        return {}
+
+    def load(self, state: dict[str, Tensor]) -> None:
+        """Nothing but the parameters."""
+
+    def facts(self) -> dict[str, Any]:
+        """Nothing to report."""
+        return {}
+
+
+def moved(net: Net, features: Tensor) -> Tensor:
+    """Features (B, D) mixed with what the net makes of them, unit length again."""
+    return F.normalize(features + WEIGHT * net(features), dim=-1)
+
+
+def stored(net: Net) -> dict[Role, NDArray[np.float32]]:
+    """The net's weights as a pack has them, the mixing ratio folded in."""
+    inner, outer = net.inner.detach(), WEIGHT * net.outer.detach()
+    return {Role.ADAPTER_IN: inner.numpy(), Role.ADAPTER_OUT: outer.numpy()}

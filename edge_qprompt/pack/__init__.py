@@ -1,0 +1,42 @@
+"""A pack: what was learned for one task, in a few hundred bytes.
+
+`Pack` is the whole file; `PackTensor` and `Section` are its parts, `Role` and `Tag` their kinds. The bytes are described in
+docs/pack-format.md, and are read without believing any of them. May import `codebook`, `errors` and `files`.
+"""
+
+from edge_qprompt.pack.adapter import ROLES, beside, is_adapter, joined, split
+from edge_qprompt.pack.layout import MAX_BYTES, RAW_BITS
+from edge_qprompt.pack.pack import (
+    SECTION,
+    Method,
+    Pack,
+    PackTensor,
+    Precision,
+    Role,
+    Section,
+    Tag,
+    names_section,
+    templates_section,
+)
+from edge_qprompt.pack.section import FLOAT
+
+__all__ = [
+    "FLOAT",
+    "MAX_BYTES",
+    "Method",
+    "Pack",
+    "PackTensor",
+    "Precision",
+    "RAW_BITS",
+    "ROLES",
+    "Role",
+    "SECTION",
+    "Section",
+    "Tag",
+    "beside",
+    "is_adapter",
+    "joined",
+    "names_section",
+    "split",
+    "templates_section",
+]

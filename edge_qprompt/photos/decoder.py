@@ -1,0 +1,240 @@
+"""Photos decoded in a process of their own, which can be killed: what a file costs is bounded, whatever it claims.
+
+A few bytes can ask a decoder for gigabytes or for half an hour, and a thread that decodes them cannot be ended. A
+`Decoder` is a process that holds Pillow and numpy, under limits of memory and of processor time that grow with
+the photo's pixels. One that passes them dies, its photo is refused, and another takes its place. Its environment
+has no secrets, and it can write no file.
+
+Common formats cost what they weigh: who reads photos of its own decodes these itself (`Decoders`), and only a server, whose
+photos are anybody's, hands all of them over.
+
+What comes back are numbers, never a pickle: whoever takes over a decoder can at most answer with other pixels.
+
+Symbols: V views, S pixels a side.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from edge_qprompt.backbone import Preprocess
+from edge_qprompt.errors import CostError, DataError, PhotoError
+from edge_qprompt.photos.photo import FORMATS, MAX_PHOTO_PIXELS, Bytes, decode_photo, is_common, view_of
+
+PROCESS = "edge_qprompt.photos.decoder_process"
+START_SECONDS = 30.0  # until a new process answers; on a board with a slow disk it loads Pillow for seconds
+MOST_ERROR_BYTES = 2000
+PIXELS, REFUSED, MEMORY, SIZE = b"p", b"r", b"m", b"s"  # the first byte of what is said; a size comes before the answer
+KEPT = ("PATH", "LD_LIBRARY_PATH", "LANG", "LC_ALL", "TMPDIR", "PYTHONHOME")  # of the environment
+SAID = {
+    "memory": "takes more memory to decode than a photo of its size may: save it as an ordinary JPEG",
+    "cpu": "takes longer to decode than a photo of its size may: save it as an ordinary JPEG",
+    "crash": "breaks the decoder: save it as an ordinary JPEG",
+    "ended": "was still being decoded when its time was up: save it as an ordinary JPEG, or smaller",
+}  # what is said of a photo by the reason of its CostError
+
+
+@dataclass(frozen=True)
+class Job:
+    """What a decoder is asked for.
+
+    Attributes:
+        name: what to call the photo in an error.
+        settings: how a view is made.
+        keys: one a view, see `photo.view_of`.
+        most_pixels: of the photo, width times height.
+        formats: Pillow's names of those that are taken.
+    """
+
+    name: str
+    settings: Preprocess
+    keys: tuple[bytes | None, ...] = (None,)
+    most_pixels: int = MAX_PHOTO_PIXELS
+    formats: tuple[str, ...] = FORMATS
+
+
+class Decoder:
+    """One process that decodes one photo at a time; started again where a photo has broken it.
+
+    `views`, `start` and `close` are for one thread at a time; `kill` and `nice` may come from any other.
+    """
+
+    def __init__(self) -> None:
+        self._process: subprocess.Popen[bytes] | None = None
+        self._link: Connection | None = None
+        self._killed = False
+
+    @property
+    def pid(self) -> int | None:
+        """Of the process; None where none runs."""
+        process = self._process
+        return process.pid if process is not None and process.poll() is None else None
+
+    @property
+    def cpu_seconds(self) -> float | None:
+        """Processor time that the process has taken so far; None where none runs, or where the system does not tell."""
+        try:
+            fields = Path(f"/proc/{self.pid}/stat").read_text().rpartition(")")[2].split()
+        except OSError:
+            return None
+        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")  # utime and stime, proc(5)
+
+    def start(self) -> None:
+        """Start the process, if none runs: a third of a second.
+
+        Raises:
+            CostError: it was killed for good.
+            DataError: Python cannot be started once more.
+        """
+        if self.pid is not None and not self._killed:
+            return
+        self.close()
+        ours, theirs = socket.socketpair()
+        with theirs:
+            command = [sys.executable, "-P", "-m", PROCESS, str(theirs.fileno())]
+            nowhere = subprocess.DEVNULL  # what libraries print about a file is not for a log
+            self._process = subprocess.Popen(
+                command, stdin=nowhere, stdout=nowhere, stderr=nowhere, pass_fds=[theirs.fileno()], env=_environment()
+            )
+        self._link = Connection(ours.detach())
+        begun = not self._killed and self._link.poll(START_SECONDS) and self._said(1) == PIXELS
+        if self._killed:
+            self.close()
+            raise CostError(f"the photo {SAID['ended']}", "ended")
+        if not begun:
+            self.close()
+            raise DataError(f"{sys.executable} cannot be started to decode photos: look at the limits of memory and processes")
+
+    def views(self, data: bytes, job: Job, sized: Callable[[int], None] = lambda _: None) -> Bytes:
+        """Views of a photo, (V, 3, S, S), not normalised.
+
+        Args:
+            data: a whole image file.
+            job: what is wanted of it.
+            sized: told the number of pixels that the file says it has, before these are decoded.
+
+        Raises:
+            CostError: it takes more memory or time than a photo of its size may, or the process was killed.
+            PhotoError: it cannot be decoded.
+        """
+        shape = (len(job.keys), 3, job.settings.size, job.settings.size)  # (V, 3, S, S)
+        self.start()
+        assert self._link
+        try:
+            self._link.send(job)
+            self._link.send_bytes(data)
+            most = max(math.prod(shape), MOST_ERROR_BYTES) + 1
+            answer = self._said(most)
+            if answer[:1] == SIZE:
+                sized(int.from_bytes(answer[1:9], "little"))
+                answer = self._said(most)
+        except OSError:
+            answer = b""
+        if answer[:1] == PIXELS and len(answer) == math.prod(shape) + 1:
+            return np.frombuffer(answer, np.uint8, offset=1).reshape(shape)
+        if answer[:1] == REFUSED:
+            raise PhotoError(answer[1:].decode(errors="replace"))
+        reason = "memory" if answer == MEMORY else self._cause()
+        self.close()
+        raise CostError(f"{job.name} {SAID[reason]}", reason)
+
+    def nice(self) -> None:
+        """Let all else go first."""
+        with suppress(OSError):  # it has just ended, or the system forbids it
+            if (pid := self.pid) is not None:
+                os.setpriority(os.PRIO_PROCESS, pid, 10)
+
+    def kill(self) -> None:
+        """End it for good, now; who waits for `views` gets a CostError."""
+        self._killed = True
+        if (process := self._process) is not None:
+            process.kill()
+
+    def close(self) -> None:
+        """End the process and let its link go."""
+        if self._process is not None:
+            self._process.kill()
+            self._process.wait()
+            self._process = None
+        if self._link is not None:
+            self._link.close()
+            self._link = None
+
+    def _said(self, most: int) -> bytes:
+        """Its next words, of so many bytes at most; none where it died."""
+        assert self._link
+        try:
+            return self._link.recv_bytes(most)
+        except (EOFError, OSError):
+            return b""
+
+    def _cause(self) -> str:
+        """Why it died."""
+        assert self._process
+        self._process.kill()  # one that talks nonsense still runs
+        code = -self._process.wait()
+        return "cpu" if code == signal.SIGXCPU else "ended" if code == signal.SIGKILL else "crash"
+
+
+def _environment() -> dict[str, str]:
+    """What a decoder needs to start; one thread for numpy, one arena for malloc."""
+    kept = {name: os.environ[name] for name in KEPT if name in os.environ}
+    path = os.pathsep.join(filter(None, [str(Path(__file__).parents[2]), os.environ.get("PYTHONPATH", "")]))
+    return kept | {"PYTHONPATH": path, "OPENBLAS_NUM_THREADS": "1", "MALLOC_ARENA_MAX": "1", "PYTHONUTF8": "1"}
+
+
+def job_views(data: bytes, job: Job, **more: Any) -> Bytes:
+    """Views of a photo, (V, 3, S, S), not normalised, in this process; `more` is for `decode_photo`.
+
+    Raises:
+        PhotoError: it cannot be decoded.
+    """
+    image = decode_photo(data, job.name, job.most_pixels, job.formats, **more)
+    return np.stack([view_of(image, key, job.settings) for key in job.keys])  # (V, 3, S, S)
+
+
+class Decoders:
+    """Views of one's own photos: common formats are decoded right here, all others by decoders, started when needed.
+
+    For any number of threads; ends its decoders when it is left.
+
+        with Decoders() as decoders:
+            decoders.views(data, Job("new.tif", settings))
+    """
+
+    def __init__(self) -> None:
+        self._idle: list[Decoder] = []
+        self._lock = threading.Lock()
+
+    def __enter__(self) -> Decoders:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for decoder in self._idle:
+            decoder.close()
+
+    def views(self, data: bytes, job: Job) -> Bytes:
+        """As of `Decoder.views`."""
+        if is_common(data):
+            return job_views(data, job)
+        with self._lock:
+            decoder = self._idle.pop() if self._idle else Decoder()
+        try:
+            return decoder.views(data, job)
+        finally:
+            with self._lock:
+                self._idle.append(decoder)

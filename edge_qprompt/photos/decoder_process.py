@@ -1,0 +1,102 @@
+"""The process behind a `Decoder`: photos in, pixels out, under limits that it sets for itself before each photo.
+
+    python -m edge_qprompt.photos.decoder_process FD
+
+Reads a pickled `Job` and a photo's bytes from the file descriptor FD, and writes a byte that says how it went, with pixels or
+an error's text behind it. Pickles come from the parent alone, never the other way.
+"""
+
+from __future__ import annotations
+
+import math
+import resource
+import signal
+import sys
+from collections.abc import Callable
+from multiprocessing.connection import Connection
+from pathlib import Path
+
+from PIL import AvifImagePlugin, GifImagePlugin, JpegImagePlugin, PngImagePlugin, WebPImagePlugin
+
+from edge_qprompt.errors import PhotoError
+from edge_qprompt.photos.decoder import MEMORY, MOST_ERROR_BYTES, PIXELS, REFUSED, SIZE, Job, job_views
+
+MEMORY_BYTES = 64 << 20  # beside twice the file itself and what its pixels take
+MEMORY_BYTES_A_PIXEL = 20  # what WebP and JPEG 2000, the worst, take
+CPU_SECONDS = 2  # the kernel counts whole ones, so up to one more
+CPU_SECONDS_A_MEGAPIXEL = 1.0  # fifty times what a JPEG takes on a laptop, five times JPEG 2000
+FEW_FILES = 32  # open ones: Python's own, Pillow's modules while they load
+COMMON_PLUGINS = (JpegImagePlugin, PngImagePlugin, WebPImagePlugin, GifImagePlugin)  # loaded here, not by the first photo
+
+
+def allow(seconds: float, memory: int) -> None:
+    """Let this process take so much more processor time and private memory than it has until now."""
+    usage = resource.getrusage(resource.RUSAGE_SELF)
+    _limit(resource.RLIMIT_CPU, math.ceil(usage.ru_utime + usage.ru_stime + seconds))
+    if (used := _data_bytes()) is not None:
+        _limit(resource.RLIMIT_DATA, used + memory)
+
+
+def _limit(what: int, value: int) -> None:
+    """Set the soft limit, as far as the hard one lets it."""
+    hard = resource.getrlimit(what)[1]
+    resource.setrlimit(what, (value if hard == resource.RLIM_INFINITY else min(value, hard), hard))
+
+
+def _data_bytes() -> int | None:
+    """Private writable memory, as Linux counts it for RLIMIT_DATA; None on other systems."""
+    try:
+        pages = int(Path("/proc/self/statm").read_text().split()[5])
+    except OSError:
+        return None
+    return pages * resource.getpagesize()
+
+
+def answer(job: Job, data: bytes, say: Callable[[bytes], None]) -> bytes:
+    """What is sent back for a photo; its size is said before it is decoded."""
+    memory = MEMORY_BYTES + 2 * len(data)
+
+    def sized(pixels: int) -> None:
+        seconds = CPU_SECONDS + CPU_SECONDS_A_MEGAPIXEL * pixels / 1e6
+        allow(seconds, memory + MEMORY_BYTES_A_PIXEL * pixels)
+        say(SIZE + pixels.to_bytes(8, "little"))
+
+    # a WebP's canvas is made before anyone is told its size
+    allow(CPU_SECONDS, memory + MEMORY_BYTES_A_PIXEL * job.most_pixels)
+    try:
+        return PIXELS + job_views(data, job, sized=sized).tobytes()
+    except PhotoError as error:
+        return MEMORY if _is_memory(error) else REFUSED + str(error).encode(errors="backslashreplace")[:MOST_ERROR_BYTES]
+    except MemoryError:
+        return MEMORY
+
+
+def _is_memory(error: BaseException | None) -> bool:
+    """Whether an error came from a lack of memory."""
+    while error is not None:
+        if isinstance(error, MemoryError):
+            return True
+        error = error.__cause__ or error.__context__
+    return False
+
+
+def main(descriptor: int) -> None:
+    """Answer until nobody asks any more, or memory ran out once: what is left of it is in pieces then."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for those who ask
+    AvifImagePlugin.DEFAULT_MAX_THREADS = 1  # each brings a stack that counts as memory
+    _limit(resource.RLIMIT_FSIZE, 0)
+    _limit(resource.RLIMIT_NOFILE, FEW_FILES)
+    link = Connection(descriptor)
+    link.send_bytes(PIXELS)
+    said = b""
+    while said != MEMORY:
+        try:
+            job, data = link.recv(), link.recv_bytes()
+        except EOFError:
+            return
+        said = answer(job, data, link.send_bytes)
+        link.send_bytes(said)
+
+
+if __name__ == "__main__":
+    main(int(sys.argv[1]))
