@@ -2,6 +2,7 @@
 
     python benchmarks/serve_load.py                                    nano
     python benchmarks/serve_load.py --backbone nano exports/b32        and a ViT-B/32
+    python benchmarks/serve_load.py --against OLD                      throughput beside another checkout's, in turn
 
 Server, clients and the raw encoder are processes of their own on this machine; the raw encoder and the server work in turn,
 never at once. The raw encoder decodes the same photos and encodes them in the server's batches, on as many lanes.
@@ -18,6 +19,7 @@ from __future__ import annotations
 
 import argparse
 import base64
+import contextlib
 import json
 import re
 import socket
@@ -252,6 +254,43 @@ def measure(backbone: str, photos: list[Path], seconds: float, rounds: int, down
     return found
 
 
+PREPARE = """
+import sys
+from pathlib import Path
+sys.path.insert(0, "benchmarks")
+from serve_load import Backbone, prepare
+prepare(Path(sys.argv[1]), Backbone.open(sys.argv[2]))
+"""
+
+
+@contextmanager
+def serving(checkout: Path, backbone: str) -> Iterator[Running]:
+    """The server of a checkout, with a store that the same has made; this environment's Python and packages."""
+    with tempfile.TemporaryDirectory() as folder, contextlib.chdir(checkout):
+        python = ["env", f"PYTHONPATH={checkout}", sys.executable]
+        subprocess.run([*python, "-c", PREPARE, folder, backbone], check=True)
+        port = free_port()
+        command = ["-m", "device_agent", "serve", "--store", folder, "--backbone", backbone, "--port", str(port)]
+        with running([*python, *command], port, "/readyz") as server:
+            yield server
+
+
+def compare(backbone: str, photos: list[Path], seconds: float, rounds: int, other: Path) -> str:
+    """Throughput here and there, in turn, each first in half of the rounds."""
+    requests = [ask(f"/v1/classify?task={TASK}", photo.read_bytes()) for photo in photos]
+    rates: list[list[float]] = []
+    with serving(HERE.parent, backbone) as ours, serving(other, backbone) as theirs:
+        for i in range(-1, rounds):  # the first one warms them
+            found = {}
+            for server in (ours, theirs)[:: 1 if i % 2 else -1]:
+                served = result(load(server.port, requests, seconds, connections=CLIENTS))
+                found[server.port] = served["statuses"]["200"] / served["seconds"]
+            rates += [[found[ours.port], found[theirs.port]]] * (i >= 0)
+    here, there = (statistics.median(column) for column in zip(*rates, strict=True))
+    ratio = statistics.median(a / b for a, b in rates)
+    return f"| {Path(backbone).name} | {here:.1f} | {there:.1f} | **{ratio:.2f}** |"
+
+
 def table(rows: list[dict[str, Any]]) -> list[str]:
     """Markdown."""
     lines = [
@@ -287,11 +326,16 @@ def main() -> None:
     parser.add_argument("--count", type=int, default=64, help="photos that are used")
     parser.add_argument("--seconds", type=float, default=15)
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--against", type=Path, help="the folder of another checkout: compare throughput, and nothing else")
     parser.add_argument("--json", action="store_true")
     parser.add_argument("--out", type=Path)
     args = parser.parse_args()
     found = sorted(path for path in (args.photos or DEMO).rglob("*") if path.suffix.lower() in (".png", ".jpg", ".jpeg"))
     photos = found[:: max(1, len(found) // args.count)][: args.count]
+    if args.against:
+        lines = [compare(name, photos, args.seconds, args.rounds, args.against.resolve()) for name in args.backbone]
+        publish("serve_load_against", ["| backbone | photos/s | of the other | ratio |", "|---" * 4 + "|", *lines], out=args.out)
+        return
     rows = [measure(name, photos, args.seconds, args.rounds, not i) for i, name in enumerate(args.backbone)]
     if args.json:
         print(json.dumps(rows))

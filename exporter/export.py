@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from edge_qprompt.backbone import Backbone, Manifest, PrecisionRecord, VisionConfig
-from edge_qprompt.backbone import manifest as fmt
+from edge_qprompt.backbone import Backbone, Manifest, PrecisionRecord, VisionConfig, image_onnx
 from exporter import gates
 from exporter.folder import fingerprint, new_folder, write_manifest, write_prompted, write_text
 from exporter.gates import Sample
@@ -76,7 +75,7 @@ def _with_int8(folder: Path, manifest: Manifest, sample: Sample, report: Report,
     try:
         both, done = add_precisions(folder, manifest, [INT8], sample, (), report)
     except Exception as error:  # onnxruntime's quantizer raises what it likes, and the backbone is whole without int8
-        (folder / fmt.image_onnx(INT8)).unlink(missing_ok=True)
+        (folder / image_onnx(INT8)).unlink(missing_ok=True)
         warn(f"no int8 image encoder was written, onnxruntime cannot quantize this one ({error}). The backbone works in fp32")
         return manifest
     tell(INT8, done[INT8], report, warn)

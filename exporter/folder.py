@@ -17,8 +17,18 @@ import numpy as np
 from numpy.typing import NDArray
 from safetensors.numpy import save_file
 
-from edge_qprompt.backbone import FileRecord, Manifest, PrecisionRecord, Preprocess, TextConfig, VisionConfig
-from edge_qprompt.backbone import manifest as fmt
+from edge_qprompt.backbone import (
+    IMAGE_WEIGHTS,
+    MANIFEST,
+    MANIFEST_FORMAT,
+    TEXT_WEIGHTS,
+    FileRecord,
+    Manifest,
+    PrecisionRecord,
+    Preprocess,
+    TextConfig,
+    VisionConfig,
+)
 from edge_qprompt.errors import ExportError
 from edge_qprompt.files import sha256_of, sync_folder
 from exporter.text_graph import write_text_graph
@@ -40,7 +50,7 @@ def new_folder(target: Path, *, replace: bool) -> Iterator[Path]:
     if target.exists():
         if not replace:
             raise ExportError(f"{target} exists: give another --out, or --replace")
-        if any(target.iterdir()) and not (target / fmt.FILE_NAME).is_file():
+        if any(target.iterdir()) and not (target / MANIFEST).is_file():
             raise ExportError(f"{target} is not a backbone folder, it will not be replaced: give another --out")
     target.parent.mkdir(parents=True, exist_ok=True)
     old = target.parent / f".{target.name}.old"
@@ -90,7 +100,7 @@ def write_text(folder: Path, tensors: Tensors, config: TextConfig, embed_dim: in
             stored[name], stored[name + ".scale"] = int8_rows(values)
         else:
             stored[name] = lossless_half(values)
-    save_file(stored, folder / fmt.TEXT_WEIGHTS)
+    save_file(stored, folder / TEXT_WEIGHTS)
     write_text_graph(folder, config, embed_dim)
 
 
@@ -104,7 +114,7 @@ def write_prompted(folder: Path, tensors: Tensors, vision: VisionConfig, text: T
         size: S.
         embed_dim: D.
     """
-    save_file({name: lossless_half(values) for name, values in tensors.items()}, folder / fmt.IMAGE_WEIGHTS)
+    save_file({name: lossless_half(values) for name, values in tensors.items()}, folder / IMAGE_WEIGHTS)
     write_vision_graph(folder, vision, size, embed_dim)
     write_text_graph(folder, text, embed_dim, deep=True)
 
@@ -154,12 +164,10 @@ def write_manifest(
 ) -> Manifest:
     """Digest what is in the folder and write manifest.json beside it."""
     files = {
-        path.name: FileRecord(path.stat().st_size, sha256_of(path))
-        for path in sorted(folder.iterdir())
-        if path.name != fmt.FILE_NAME
+        path.name: FileRecord(path.stat().st_size, sha256_of(path)) for path in sorted(folder.iterdir()) if path.name != MANIFEST
     }
     manifest = Manifest(
-        fmt.FORMAT,
+        MANIFEST_FORMAT,
         name,
         source,
         licence,
@@ -173,7 +181,7 @@ def write_manifest(
         versions(),
         vision,
     )
-    (folder / fmt.FILE_NAME).write_text(manifest.to_json())
+    (folder / MANIFEST).write_text(manifest.to_json())
     return manifest
 
 

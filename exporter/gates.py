@@ -14,8 +14,20 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from edge_qprompt.backbone import MIN_AGREEMENT, PrecisionRecord, Session, TextEncoder, Tokenizer, VisionConfig, Weights
-from edge_qprompt.backbone import manifest as fmt
+from edge_qprompt.backbone import (
+    IMAGE_PROMPTED,
+    MIN_AGREEMENT,
+    TEXT_ONNX,
+    TEXT_PROMPTED,
+    TEXT_WEIGHTS,
+    PrecisionRecord,
+    Session,
+    TextEncoder,
+    Tokenizer,
+    VisionConfig,
+    Weights,
+    image_onnx,
+)
 from edge_qprompt.errors import ExportError, PhotoError
 from edge_qprompt.photos import decode_photo, read_photo, to_pixels
 from edge_qprompt.prompts import DEFAULT_TEMPLATE
@@ -79,7 +91,7 @@ def readable(paths: Sequence[Path], warn: Callable[[str], None]) -> list[Image.I
 
 def measure(folder: Path, precision: str, sample: Sample) -> PrecisionRecord:
     """Compare the image encoder in `folder` with the source."""
-    return _compare(Session(folder / fmt.image_onnx(precision), stored_low=precision == "fp32"), sample)
+    return _compare(Session(folder / image_onnx(precision), stored_low=precision == "fp32"), sample)
 
 
 def _compare(session: Session, sample: Sample) -> PrecisionRecord:
@@ -126,7 +138,7 @@ def check_text(folder: Path, source: Source, names: Sequence[str]) -> float:
         got, wanted = tokenizer.encode(text), source.reference.tokens(text)
         if got != wanted:
             raise ExportError(f"the exported tokenizer makes {got} of {text!r}, open_clip {wanted}: please report this")
-    return _compare_text(Session(folder / fmt.TEXT_ONNX, stored_low=True), folder, source, names)
+    return _compare_text(Session(folder / TEXT_ONNX, stored_low=True), folder, source, names)
 
 
 def check_prompted(folder: Path, vision: VisionConfig, sample: Sample, source: Source, names: Sequence[str]) -> None:
@@ -136,13 +148,13 @@ def check_prompted(folder: Path, vision: VisionConfig, sample: Sample, source: S
         ExportError: one of them is not; gives the figures.
     """
     no_prompts = {"prompts": np.zeros((0, 0, vision.width), np.float32)}
-    check_image(_compare(Session(folder / fmt.IMAGE_PROMPTED, stored_low=True, fixed=no_prompts), sample))
+    check_image(_compare(Session(folder / IMAGE_PROMPTED, stored_low=True, fixed=no_prompts), sample))
     no_prompts = {"deep": np.zeros((0, 0, source.text.width), np.float32)}
-    _compare_text(Session(folder / fmt.TEXT_PROMPTED, stored_low=True, fixed=no_prompts), folder, source, names)
+    _compare_text(Session(folder / TEXT_PROMPTED, stored_low=True, fixed=no_prompts), folder, source, names)
 
 
 def _compare_text(session: Session, folder: Path, source: Source, names: Sequence[str]) -> float:
-    encoder = TextEncoder(Tokenizer(folder, source.text), Weights(folder / fmt.TEXT_WEIGHTS), session)
+    encoder = TextEncoder(Tokenizer(folder, source.text), Weights(folder / TEXT_WEIGHTS), session)
     texts = [DEFAULT_TEMPLATE.replace("{}", name) for name in (*names, *HARD_NAMES)]
     cosine = _cosine(encoder.from_template((*names, *HARD_NAMES)), source.reference.text_features(texts))
     if not cosine >= MIN_COSINE:

@@ -24,8 +24,7 @@ import torch
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
-from edge_qprompt.backbone import Manifest, PrecisionRecord, Preprocess, Session, TextConfig
-from edge_qprompt.backbone import manifest as fmt
+from edge_qprompt.backbone import Manifest, PrecisionRecord, Preprocess, Session, TextConfig, image_onnx
 from edge_qprompt.errors import MissingExtraError
 from edge_qprompt.photos import decode_photo, to_pixels
 from exporter import folder
@@ -110,7 +109,7 @@ def build(weights: Path, config_path: Path, target: Path) -> Manifest:
         write_tokenizer(work, tokenizer)
         (work / "NOTICE").write_text(NOTICE.read_text())
         folder.write_text(work, named, text, config["embed_dim"], int8=matrices)
-        _write_image(work / fmt.image_onnx("fp32"), tower, preprocess.size)
+        _write_image(work / image_onnx("fp32"), tower, preprocess.size)
         return folder.write_manifest(
             work,
             name=config["name"],
@@ -121,7 +120,7 @@ def build(weights: Path, config_path: Path, target: Path) -> Manifest:
             logit_scale=config["logit_scale"],
             preprocess=preprocess,
             text=text,
-            precisions={"fp32": _measure(work / fmt.image_onnx("fp32"), tower, preprocess)},
+            precisions={"fp32": _measure(work / image_onnx("fp32"), tower, preprocess)},
         )
 
 

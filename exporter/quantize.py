@@ -15,7 +15,9 @@ import onnx
 from numpy.typing import NDArray
 
 from edge_qprompt.backbone import (
+    MANIFEST,
     MIN_AGREEMENT,
+    TEXT_ONNX,
     Backbone,
     FileRecord,
     Manifest,
@@ -24,9 +26,10 @@ from edge_qprompt.backbone import (
     Quantization,
     Session,
     TextEncoder,
+    image_onnx,
     quantization_json,
+    text_onnx,
 )
-from edge_qprompt.backbone import manifest as fmt
 from edge_qprompt.errors import ExportError
 from edge_qprompt.files import sha256_of
 from exporter import gates
@@ -153,7 +156,7 @@ def _batches(pixels: Array) -> list[Feeds]:
 def _image_graph(folder: Path, manifest: Manifest) -> onnx.ModelProto:
     """The float image graph: of a vision transformer our own, whose products have a known order."""
     if manifest.vision is None:
-        return folded(folder / fmt.image_onnx("fp32"))
+        return folded(folder / image_onnx("fp32"))
     path = folder / "image.plain.onnx"
     try:
         write_vision_graph(folder, manifest.vision, manifest.preprocess.size, manifest.embed_dim, plain=path.name)
@@ -171,7 +174,7 @@ def _image(
         return gates.measure(folder, precision, sample)
 
     if precision != INT8:
-        products = static.write(folder / fmt.image_onnx(precision), static.nodes)
+        products = static.write(folder / image_onnx(precision), static.nodes)
         return Int8Result(measure(), True, 0, len(products), products)
     ways: list[Way] = [static]
     if all(node.op_type == "MatMul" for node in calibrated.products):
@@ -196,17 +199,17 @@ class _Recorder(Session):
 def _calibrated_text(folder: Path, manifest: Manifest, names: Sequence[str]) -> tuple[Calibrated, Array]:
     """The text graph calibrated, and the class features (C, D) of the float one."""
     backbone = Backbone(folder, manifest, "fp32")
-    recorder = _Recorder(folder / fmt.TEXT_ONNX)
+    recorder = _Recorder(folder / TEXT_ONNX)
     encoder = TextEncoder(backbone.tokenizer, backbone.text_weights, recorder)
     wanted = encoder.from_templates(names, TEMPLATES)
-    return calibrate(folded(folder / fmt.TEXT_ONNX), recorder.seen), wanted
+    return calibrate(folded(folder / TEXT_ONNX), recorder.seen), wanted
 
 
 def _text(
     folder: Path, manifest: Manifest, precision: str, calibrated: Calibrated, wanted: Array, names: Sequence[str]
 ) -> tuple[float | None, tuple[Product, ...]]:
     """Write text.PRECISION.onnx; the smallest cosine of its class features to the float ones, and its products."""
-    path = folder / fmt.text_onnx(precision)
+    path = folder / text_onnx(precision)
     # run once a pack, but learned through: closer to what `learn` computes rather than faster
     static = Static(calibrated, replace(RECIPES[precision], integers=False))
     products = static.write(path, static.nodes)
@@ -221,13 +224,13 @@ def _text(
 
 def _listed(folder: Path, manifest: Manifest, records: Mapping[str, PrecisionRecord]) -> Manifest:
     """The manifest with more precisions and files, written."""
-    made = [name(precision) for precision in records for name in (fmt.image_onnx, fmt.text_onnx, quantization_json)]
+    made = [name(precision) for precision in records for name in (image_onnx, text_onnx, quantization_json)]
     files = {
         name: FileRecord((folder / name).stat().st_size, sha256_of(folder / name)) for name in made if (folder / name).exists()
     }
     tools = {**manifest.tools, **versions()}
     both = replace(manifest, files={**manifest.files, **files}, precisions={**manifest.precisions, **records}, tools=tools)
-    (folder / fmt.FILE_NAME).write_text(both.to_json())
+    (folder / MANIFEST).write_text(both.to_json())
     return both
 
 

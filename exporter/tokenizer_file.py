@@ -9,7 +9,7 @@ from pathlib import Path
 from tokenizers import Regex, Tokenizer, decoders, normalizers, pre_tokenizers
 from tokenizers.models import BPE
 
-from edge_qprompt.backbone import manifest as fmt
+from edge_qprompt.backbone import TOKENIZER, TOKENIZER_CONFIG
 
 MERGES = 49152 - 256 - 2  # what CLIP reads of the file, the rest is unused
 PATTERN = r"<\|startoftext\|>|<\|endoftext\|>|'s|'t|'re|'ve|'m|'ll|'d|[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+"
@@ -42,8 +42,8 @@ def clip_tokenizer(merges_file: Path) -> bytes:
 
 def write_tokenizer(folder: Path, tokenizer: bytes) -> None:
     """Write tokenizer.json and the small file that names its kind to the reader on the device."""
-    (folder / fmt.TOKENIZER).write_bytes(tokenizer)
-    (folder / fmt.TOKENIZER_CONFIG).write_text(json.dumps({"tokenizer_class": "CLIPTokenizer"}) + "\n")
+    (folder / TOKENIZER).write_bytes(tokenizer)
+    (folder / TOKENIZER_CONFIG).write_text(json.dumps({"tokenizer_class": "CLIPTokenizer"}) + "\n")
 
 
 def _byte_letters() -> list[str]:

@@ -30,8 +30,7 @@ from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from edge_qprompt import Backbone
-from edge_qprompt.backbone import Manifest, PrecisionRecord, Preprocess, Session
-from edge_qprompt.backbone import manifest as fmt
+from edge_qprompt.backbone import TOKENIZER, TOKENIZER_CONFIG, Manifest, PrecisionRecord, Preprocess, Session, image_onnx
 from edge_qprompt.errors import ExportError
 from edge_qprompt.learn import has_bfloat16
 from edge_qprompt.photos import decode_photo, to_pixels
@@ -218,9 +217,9 @@ def build(visual: Any, target: Path) -> Manifest:
     texts = {name: nano.text_weights.tensor(name) for name in names}
     visual.output_tokens = False
     images = vision_tensors(visual)
-    tokenizer = (nano.folder / fmt.TOKENIZER).read_bytes()
+    tokenizer = (nano.folder / TOKENIZER).read_bytes()
     with folder.new_folder(target, replace=True) as work:
-        for name in (fmt.TOKENIZER, fmt.TOKENIZER_CONFIG):
+        for name in (TOKENIZER, TOKENIZER_CONFIG):
             (work / name).write_bytes((nano.folder / name).read_bytes())
         folder.write_text(work, texts, old.text, old.embed_dim)
         write_image_graph(work, visual, preprocess.size, old.embed_dim)
@@ -248,7 +247,7 @@ def _measure(work: Path, visual: Any, preprocess: Preprocess) -> PrecisionRecord
     paths = sorted(PHOTOS.glob("*/*.png"))
     pixels = np.stack([to_pixels(decode_photo(path.read_bytes()), preprocess) for path in paths])
     labels = np.unique([path.parent.name for path in paths], return_inverse=True)[1]
-    session = Session(work / fmt.image_onnx("fp32"), stored_low=True)
+    session = Session(work / image_onnx("fp32"), stored_low=True)
     parts = np.array_split(pixels, 20)
     with torch.inference_mode():
         wanted = np.concatenate([F.normalize(visual(torch.from_numpy(part)), dim=-1).numpy() for part in parts])

@@ -25,8 +25,8 @@ async def attended(request: Request, work: Coroutine[Any, Any, T], seconds: floa
         ClientLeft: the connection was closed.
         Problem: 503 it took too long.
     """
-    doing = asyncio.ensure_future(work)
-    leaving = asyncio.ensure_future(_left(request))
+    loop = asyncio.get_running_loop()
+    doing, leaving = loop.create_task(work), loop.create_task(_left(request))
     try:
         await asyncio.wait((doing, leaving), timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
         if doing.done():

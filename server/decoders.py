@@ -126,22 +126,22 @@ class DecoderPool:
             PhotoError: it cannot be decoded, or takes more than it may.
             Problem: 503 no decoder was free in time, or others needed this one.
         """
-        deadline = asyncio.get_running_loop().time() + self._seconds
+        begun = False
         try:
-            async with asyncio.timeout_at(deadline):
+            async with asyncio.timeout(self._seconds):
                 await self._turns.take(client)
-        except TimeoutError as error:
-            self._abandoned("waited")
-            raise Problem(503, f"no decoder was free within {self._seconds:g} s: try again", AGAIN_SECONDS) from error
-        try:
-            async with asyncio.timeout_at(deadline):
+                begun = True
                 return await self._decode(client, data, job)
         except TimeoutError as error:
+            if not begun:
+                self._abandoned("waited")
+                raise Problem(503, f"no decoder was free within {self._seconds:g} s: try again", AGAIN_SECONDS) from error
             self._abandoned("deadline")
             said = f"{job.name} takes longer than {self._seconds:g} s to decode: shrink the photo"
             raise CostError(said, "deadline") from error
         except asyncio.CancelledError:
-            self._abandoned("left")
+            if begun:
+                self._abandoned("left")
             raise
 
     def close(self) -> None:

@@ -109,7 +109,7 @@ class PhotoEncoder:
 
     def _normalised(self, views: Sequence[Bytes]) -> Array:
         """(B, 3, S, S)."""
-        return np.stack([normalise(view, self._backbone.manifest.preprocess) for view in views])
+        return normalise(np.stack(views), self._backbone.manifest.preprocess)
 
     async def _feature(self, view: Bytes) -> Array:
         """Image features (D,) of a view (3, S, S)."""

@@ -48,20 +48,23 @@ class Done:
 
 # The files that take longest, in order: `make test` hands out whole files in two processes, and what is long must not come last.
 LONGEST = (
-    "test_bench.py",
-    "test_learn.py",
     "test_real_size.py",
     "test_server_durable.py",
-    "test_exporter.py",
     "test_tower.py",
-    "test_commands.py",
-    "test_page_task.py",
-    "test_bad_disk.py",
+    "test_bench.py",
+    "test_learn.py",
     "test_vit_mini.py",
-    "test_image_methods.py",
+    "test_page_task.py",
+    "test_exporter.py",
     "test_page.py",
-    "test_p4q.py",
-    "test_privacy.py",
+    "test_store_failures.py",
+    "test_server_hostile.py",
+    "test_commands.py",
+    "test_image_methods.py",
+    "test_openapi.py",
+    "test_server_slow.py",
+    "test_decoder.py",
+    "test_serve_command.py",
 )
 
 Command = Callable[..., Done]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import importlib
 import subprocess
 import sys
 from pathlib import Path
@@ -40,6 +41,74 @@ def test_packages_import_only_the_core(package: str) -> None:
     others = set(PACKAGES) - {package, "edge_qprompt"} if package != "edge_qprompt" else set(PACKAGES) - {package}
     for path in files(package):
         assert not imported(path) & others, path
+
+
+# what each room of the library may import, beside errors: other rooms by their face, and the files that lie beside the rooms
+LAW = {
+    "errors": set(),
+    "files": set(),
+    "arrays": set(),
+    "prompts": set(),
+    "codebook": set(),
+    "pack": {"codebook", "files"},
+    "backbone": {"arrays", "files", "pack", "prompts"},
+    "photos": {"backbone", "files", "prompts"},
+    "classify": {"arrays", "backbone", "pack", "photos", "prompts"},
+    "trust": {"files", "pack"},
+    "learn": {"arrays", "backbone", "classify", "codebook", "files", "pack", "photos", "prompts"},
+    "bench": {"backbone", "classify", "codebook", "learn", "pack", "photos"},
+}
+
+
+def rooms_of(path: Path) -> set[tuple[str, ...]]:
+    """Modules of the library that a file imports, as parts behind `edge_qprompt`; a name imported from it counts as one."""
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.ImportFrom) and node.module == "edge_qprompt":
+            found |= {(alias.name,) for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and (node.module or "").startswith("edge_qprompt."):
+            found.add(tuple((node.module or "").split(".")[1:]))
+        elif isinstance(node, ast.Import):
+            found |= {tuple(alias.name.split(".")[1:]) for alias in node.names if alias.name.startswith("edge_qprompt.")}
+    return found
+
+
+def test_the_law_of_arrows_has_no_circle() -> None:
+    settled: set[str] = set()
+    while len(settled) < len(LAW):
+        free = {room for room, below in LAW.items() if room not in settled and below <= settled}
+        assert free, set(LAW) - settled
+        settled |= free
+
+
+@pytest.mark.parametrize("room", LAW)
+def test_a_room_imports_faces_of_those_below_it_alone(room: str) -> None:
+    place = ROOT / "edge_qprompt" / room
+    for path in sorted(place.rglob("*.py")) or [place.with_suffix(".py")]:
+        for parts in rooms_of(path):
+            if parts[0] != room and parts[0] in LAW:
+                assert parts[0] in LAW[room] | {"errors"}, (path, parts)
+                assert len(parts) == 1, f"{path} imports {'.'.join(parts)}, which is private to {parts[0]}"
+
+
+def test_every_file_of_the_library_has_a_room() -> None:
+    found = {path.relative_to(ROOT / "edge_qprompt").parts[0].removesuffix(".py") for path in files("edge_qprompt")}
+    assert found == {"__init__", *LAW}
+
+
+@pytest.mark.parametrize("package", ["exporter", "device_agent", "server"])
+def test_wings_import_faces_alone(package: str) -> None:
+    for path in files(package):
+        private = {".".join(parts) for parts in rooms_of(path) if len(parts) > 1}
+        assert not private, (path, private)
+
+
+@pytest.mark.parametrize("room", [room for room in LAW if (ROOT / "edge_qprompt" / room).is_dir()])
+def test_a_face_says_what_it_shows(room: str) -> None:
+    face = importlib.import_module(f"edge_qprompt.{room}")
+    assert face.__doc__
+    assert len(set(face.__all__)) == len(face.__all__)
+    assert all(hasattr(face, name) for name in face.__all__)
 
 
 def test_torch_lives_under_learn_and_in_the_exporter() -> None:

@@ -11,9 +11,13 @@ from edge_qprompt.backbone.fixed_point import Product, Quantization, Range, quan
 from edge_qprompt.backbone.manifest import (
     IMAGE_PROMPTED,
     IMAGE_WEIGHTS,
+    MANIFEST,
+    MANIFEST_FORMAT,
     TEXT_ONNX,
     TEXT_PROMPTED,
     TEXT_WEIGHTS,
+    TOKENIZER,
+    TOKENIZER_CONFIG,
     FileRecord,
     Manifest,
     PrecisionRecord,
@@ -21,6 +25,7 @@ from edge_qprompt.backbone.manifest import (
     TextConfig,
     VisionConfig,
     image_onnx,
+    text_onnx,
 )
 from edge_qprompt.backbone.precision import AUTO, FP32, MIN_AGREEMENT, common, mismatch
 from edge_qprompt.backbone.session import Session, cores, runtime_version
@@ -38,6 +43,8 @@ __all__ = [
     "FileRecord",
     "IMAGE_PROMPTED",
     "IMAGE_WEIGHTS",
+    "MANIFEST",
+    "MANIFEST_FORMAT",
     "MIN_AGREEMENT",
     "Manifest",
     "PrecisionRecord",
@@ -51,6 +58,8 @@ __all__ = [
     "TEXT_ONNX",
     "TEXT_PROMPTED",
     "TEXT_WEIGHTS",
+    "TOKENIZER",
+    "TOKENIZER_CONFIG",
     "TextConfig",
     "TextEncoder",
     "Tokenizer",
@@ -67,4 +76,5 @@ __all__ = [
     "quantization_json",
     "quantized_weight",
     "runtime_version",
+    "text_onnx",
 ]

@@ -18,11 +18,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from edge_qprompt.backbone import manifest as fmt
 from edge_qprompt.backbone.changes import EncoderChanges
 from edge_qprompt.backbone.fair_lock import FairLock
 from edge_qprompt.backbone.fixed_point import Quantization, quantization_json
-from edge_qprompt.backbone.manifest import Manifest, VisionConfig
+from edge_qprompt.backbone.manifest import IMAGE_WEIGHTS, MANIFEST, TEXT_ONNX, TEXT_WEIGHTS, Manifest, VisionConfig, image_onnx
 from edge_qprompt.backbone.precision import AUTO, FP32, candidates, fastest, reason
 from edge_qprompt.backbone.session import CPU, Session, cores, parse_providers, runtime_version, short_name
 from edge_qprompt.backbone.text import TextEncoder
@@ -154,7 +153,7 @@ class Backbone:
     @cached_property
     def text_weights(self) -> Weights:
         """Weights of the text tower, memory-mapped."""
-        return Weights(self.folder / fmt.TEXT_WEIGHTS)
+        return Weights(self.folder / TEXT_WEIGHTS)
 
     @cached_property
     def vision_weights(self) -> Weights:
@@ -164,7 +163,7 @@ class Backbone:
             BackboneError: it is not one that prompts and other weights can be put into.
         """
         _ = self.vision  # raises where there is none
-        return Weights(self.folder / fmt.IMAGE_WEIGHTS)
+        return Weights(self.folder / IMAGE_WEIGHTS)
 
     @property
     def vision(self) -> VisionConfig:
@@ -187,7 +186,7 @@ class Backbone:
             session = self._changes.text_session(self.folder, self.text_weights, self.threads)
         else:
             name = self.manifest.text_encoder(self.precision)
-            session = Session(self.folder / name, stored_low=name == fmt.TEXT_ONNX, threads=self.threads)
+            session = Session(self.folder / name, stored_low=name == TEXT_ONNX, threads=self.threads)
         return TextEncoder(self.tokenizer, self.text_weights, session, self._text_turn)
 
     @cached_property
@@ -221,7 +220,7 @@ class Backbone:
         if self._changes:
             weights = self.vision_weights
             return self._changes.image_session(self.folder, weights, threads, self.providers, keep_memory=keep_memory)
-        path, low = self.folder / fmt.image_onnx(precision), precision == DEFAULT_PRECISION
+        path, low = self.folder / image_onnx(precision), precision == DEFAULT_PRECISION
         return Session(path, stored_low=low, threads=threads, providers=self.providers, keep_memory=keep_memory)
 
     def _choose_precision(self) -> None:
@@ -237,7 +236,7 @@ class Backbone:
 
     def _facts(self, precisions: Sequence[str]) -> list[str]:
         """What, beside the machine, decides how long a photo takes."""
-        files = [str(self.manifest.files.get(fmt.image_onnx(precision))) for precision in precisions]
+        files = [str(self.manifest.files.get(image_onnx(precision))) for precision in precisions]
         return [self.manifest.fingerprint, *files, runtime_version(), str(self.threads), *self.providers]
 
     def _trial_job(self, precision: str) -> Job:
@@ -290,11 +289,11 @@ def find_backbone(name: str | Path) -> Path:
         BackboneError: lists what there is.
     """
     for folder in (Path(name), EMBEDDED / name, backbones_folder() / name):
-        if (folder / fmt.FILE_NAME).is_file():
+        if (folder / MANIFEST).is_file():
             return folder
     known = ", ".join(sorted(path.name for path in list_backbones())) or "none"
     raise BackboneError(
-        f"no backbone {str(name)!r}: give a folder with a {fmt.FILE_NAME}, or one of: {known}; "
+        f"no backbone {str(name)!r}: give a folder with a {MANIFEST}, or one of: {known}; "
         "`edge-qprompt export --help` says how to make one"
     )
 
@@ -302,4 +301,4 @@ def find_backbone(name: str | Path) -> Path:
 def list_backbones() -> list[Path]:
     """Folders of the embedded backbones and of those that `export` has put in their place."""
     places = [place for place in (EMBEDDED, backbones_folder()) if place.is_dir()]
-    return [folder.parent for place in places for folder in sorted(place.glob(f"*/{fmt.FILE_NAME}"))]
+    return [folder.parent for place in places for folder in sorted(place.glob(f"*/{MANIFEST}"))]

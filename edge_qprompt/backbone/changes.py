@@ -13,8 +13,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from edge_qprompt.backbone import manifest as fmt
-from edge_qprompt.backbone.manifest import Manifest, TextConfig, VisionConfig
+from edge_qprompt.backbone.manifest import IMAGE_PROMPTED, TEXT_PROMPTED, Manifest, TextConfig, VisionConfig
 from edge_qprompt.backbone.session import Session
 from edge_qprompt.backbone.weights import Weights
 from edge_qprompt.errors import BackboneError, PackError
@@ -103,7 +102,7 @@ class EncoderChanges:
     ) -> Session:
         """The image encoder: pixels (B, 3, S, S) to features (B, D). `weights` are the image tower's."""
         return Session(
-            folder / fmt.IMAGE_PROMPTED,
+            folder / IMAGE_PROMPTED,
             stored_low=True,
             threads=threads,
             providers=providers,
@@ -115,7 +114,7 @@ class EncoderChanges:
     def text_session(self, folder: Path, weights: Weights, threads: int) -> Session:
         """The text encoder: prompts (C, T, W) and eot (C,) to features (C, D). `weights` are the text tower's."""
         return Session(
-            folder / fmt.TEXT_PROMPTED,
+            folder / TEXT_PROMPTED,
             stored_low=True,
             threads=threads,
             fixed={"deep": self.deep},

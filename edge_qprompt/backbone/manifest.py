@@ -16,8 +16,8 @@ from typing import Any
 
 from edge_qprompt.errors import BackboneError
 
-FILE_NAME = "manifest.json"
-FORMAT = 1
+MANIFEST = "manifest.json"
+MANIFEST_FORMAT = 1
 MAX_MANIFEST_BYTES = 1 << 20
 TEXT_ONNX = "text.onnx"
 TEXT_WEIGHTS = "text.safetensors"
@@ -174,8 +174,10 @@ class Manifest:
     vision: VisionConfig | None = None
 
     def __post_init__(self) -> None:
-        if self.format != FORMAT:
-            raise BackboneError(f"backbone format {self.format}, this program reads {FORMAT}: export it again or upgrade")
+        if self.format != MANIFEST_FORMAT:
+            raise BackboneError(
+                f"backbone format {self.format}, this program reads {MANIFEST_FORMAT}: export it again or upgrade"
+            )
         if len(self.fingerprint) != 64 or set(self.fingerprint) - set("0123456789abcdef"):
             raise BackboneError(f"the fingerprint {self.fingerprint!r} is not a hex SHA-256")
         if bad := [name for name in self.files if Path(name).name != name or name.startswith(".")]:
@@ -204,7 +206,7 @@ class Manifest:
         Raises:
             BackboneError: no manifest there, or one that cannot be used.
         """
-        path = folder / FILE_NAME
+        path = folder / MANIFEST
         try:
             with path.open("rb") as file:
                 data = file.read(MAX_MANIFEST_BYTES + 1)

@@ -38,7 +38,10 @@ from edge_qprompt.photos.photo import FORMATS, MAX_PHOTO_PIXELS, Bytes, decode_p
 PROCESS = "edge_qprompt.photos.decoder_process"
 START_SECONDS = 30.0  # until a new process answers; on a board with a slow disk it loads Pillow for seconds
 MOST_ERROR_BYTES = 2000
-PIXELS, REFUSED, MEMORY, SIZE = b"p", b"r", b"m", b"s"  # the first byte of what is said; a size comes before the answer
+TICKS = os.sysconf("SC_CLK_TCK")  # a second, of /proc
+KEPT_BYTES = 32 << 20  # of a process's memory between two photos; to fault pages in anew takes a quarter of a photo's time
+PIXELS, REFUSED, MEMORY, SIZE = b"p", b"r", b"m", b"s"  # what is said; a size comes before the answer
+MOST_KIND_BYTES = 9  # one of these, and the size
 KEPT = ("PATH", "LD_LIBRARY_PATH", "LANG", "LC_ALL", "TMPDIR", "PYTHONHOME")  # of the environment
 SAID = {
     "memory": "takes more memory to decode than a photo of its size may: save it as an ordinary JPEG",
@@ -88,10 +91,11 @@ class Decoder:
     def cpu_seconds(self) -> float | None:
         """Processor time that the process has taken so far; None where none runs, or where the system does not tell."""
         try:
-            fields = Path(f"/proc/{self.pid}/stat").read_text().rpartition(")")[2].split()
+            with open(f"/proc/{self.pid}/stat", "rb") as file:  # noqa: PTH123  a third of Path's time, with each photo
+                fields = file.read().rpartition(b")")[2].split()
         except OSError:
             return None
-        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")  # utime and stime, proc(5)
+        return (int(fields[11]) + int(fields[12])) / TICKS  # utime and stime, proc(5)
 
     def start(self) -> None:
         """Start the process, if none runs: a third of a second.
@@ -125,7 +129,7 @@ class Decoder:
         Args:
             data: a whole image file.
             job: what is wanted of it.
-            sized: told the number of pixels that the file says it has, before these are decoded.
+            sized: told the number of pixels that the file says it has, before these are decoded; not told of a small photo.
 
         Raises:
             CostError: it takes more memory or time than a photo of its size may, or the process was killed.
@@ -134,21 +138,22 @@ class Decoder:
         shape = (len(job.keys), 3, job.settings.size, job.settings.size)  # (V, 3, S, S)
         self.start()
         assert self._link
+        kind = more = b""
         try:
             self._link.send(job)
             self._link.send_bytes(data)
-            most = max(math.prod(shape), MOST_ERROR_BYTES) + 1
-            answer = self._said(most)
-            if answer[:1] == SIZE:
-                sized(int.from_bytes(answer[1:9], "little"))
-                answer = self._said(most)
+            kind = self._said(MOST_KIND_BYTES)
+            if kind[:1] == SIZE:
+                sized(int.from_bytes(kind[1:], "little"))
+                kind = self._said(MOST_KIND_BYTES)
+            more = self._said(max(math.prod(shape), MOST_ERROR_BYTES))
         except OSError:
-            answer = b""
-        if answer[:1] == PIXELS and len(answer) == math.prod(shape) + 1:
-            return np.frombuffer(answer, np.uint8, offset=1).reshape(shape)
-        if answer[:1] == REFUSED:
-            raise PhotoError(answer[1:].decode(errors="replace"))
-        reason = "memory" if answer == MEMORY else self._cause()
+            pass  # it has died
+        if kind == PIXELS and len(more) == math.prod(shape):
+            return np.frombuffer(more, np.uint8).reshape(shape)
+        if kind == REFUSED:
+            raise PhotoError(more.decode(errors="replace"))
+        reason = "memory" if kind == MEMORY else self._cause()
         self.close()
         raise CostError(f"{job.name} {SAID[reason]}", reason)
 
@@ -191,10 +196,11 @@ class Decoder:
 
 
 def _environment() -> dict[str, str]:
-    """What a decoder needs to start; one thread for numpy, one arena for malloc."""
+    """What a decoder needs to start; one thread for numpy, one arena for malloc, which keeps what the next photo will need."""
     kept = {name: os.environ[name] for name in KEPT if name in os.environ}
     path = os.pathsep.join(filter(None, [str(Path(__file__).parents[2]), os.environ.get("PYTHONPATH", "")]))
-    return kept | {"PYTHONPATH": path, "OPENBLAS_NUM_THREADS": "1", "MALLOC_ARENA_MAX": "1", "PYTHONUTF8": "1"}
+    malloc = {"MALLOC_ARENA_MAX": "1", "MALLOC_TRIM_THRESHOLD_": str(KEPT_BYTES), "MALLOC_MMAP_THRESHOLD_": str(KEPT_BYTES)}
+    return kept | malloc | {"PYTHONPATH": path, "OPENBLAS_NUM_THREADS": "1", "PYTHONUTF8": "1"}
 
 
 def job_views(data: bytes, job: Job, **more: Any) -> Bytes:

@@ -2,19 +2,20 @@
 
     python -m edge_qprompt.photos.decoder_process FD
 
-Reads a pickled `Job` and a photo's bytes from the file descriptor FD, and writes a byte that says how it went, with pixels or
-an error's text behind it. Pickles come from the parent alone, never the other way.
+Reads a pickled `Job` and a photo's bytes from the file descriptor FD, and writes a byte that says how it went, then pixels or an
+error's text. Pickles come from the parent alone, never the other way.
 """
 
 from __future__ import annotations
 
 import math
+import os
 import resource
 import signal
 import sys
+import time
 from collections.abc import Callable
 from multiprocessing.connection import Connection
-from pathlib import Path
 
 from PIL import AvifImagePlugin, GifImagePlugin, JpegImagePlugin, PngImagePlugin, WebPImagePlugin
 
@@ -26,15 +27,24 @@ MEMORY_BYTES_A_PIXEL = 20  # what WebP and JPEG 2000, the worst, take
 CPU_SECONDS = 2  # the kernel counts whole ones, so up to one more
 CPU_SECONDS_A_MEGAPIXEL = 1.0  # fifty times what a JPEG takes on a laptop, five times JPEG 2000
 FEW_FILES = 32  # open ones: Python's own, Pillow's modules while they load
+SAID_PIXELS = 1_000_000  # a photo of fewer need not say how many: an answer more is a tenth of its time
 COMMON_PLUGINS = (JpegImagePlugin, PngImagePlugin, WebPImagePlugin, GifImagePlugin)  # loaded here, not by the first photo
 
 
 def allow(seconds: float, memory: int) -> None:
     """Let this process take so much more processor time and private memory than it has until now."""
-    usage = resource.getrusage(resource.RUSAGE_SELF)
-    _limit(resource.RLIMIT_CPU, math.ceil(usage.ru_utime + usage.ru_stime + seconds))
-    if (used := _data_bytes()) is not None:
+    _limit(resource.RLIMIT_CPU, math.ceil(time.process_time() + seconds))
+    if STATM is not None:
+        used = int(os.pread(STATM, 200, 0).split()[5]) * PAGE_BYTES
         _limit(resource.RLIMIT_DATA, used + memory)
+
+
+def _statm() -> int | None:
+    """A descriptor of what says how much private writable memory there is, as Linux counts it for RLIMIT_DATA; None elsewhere."""
+    try:
+        return os.open("/proc/self/statm", os.O_RDONLY | os.O_CLOEXEC)
+    except OSError:
+        return None
 
 
 def _limit(what: int, value: int) -> None:
@@ -43,32 +53,29 @@ def _limit(what: int, value: int) -> None:
     resource.setrlimit(what, (value if hard == resource.RLIM_INFINITY else min(value, hard), hard))
 
 
-def _data_bytes() -> int | None:
-    """Private writable memory, as Linux counts it for RLIMIT_DATA; None on other systems."""
-    try:
-        pages = int(Path("/proc/self/statm").read_text().split()[5])
-    except OSError:
-        return None
-    return pages * resource.getpagesize()
+STATM = _statm()
+PAGE_BYTES = resource.getpagesize()
 
 
-def answer(job: Job, data: bytes, say: Callable[[bytes], None]) -> bytes:
-    """What is sent back for a photo; its size is said before it is decoded."""
+def answer(job: Job, data: bytes, say: Callable[[bytes], None]) -> tuple[bytes, bytes | memoryview]:
+    """What is sent back for a photo: how it went, and more. The size of a large one is said before it is decoded."""
     memory = MEMORY_BYTES + 2 * len(data)
 
     def sized(pixels: int) -> None:
         seconds = CPU_SECONDS + CPU_SECONDS_A_MEGAPIXEL * pixels / 1e6
         allow(seconds, memory + MEMORY_BYTES_A_PIXEL * pixels)
-        say(SIZE + pixels.to_bytes(8, "little"))
+        if pixels >= SAID_PIXELS:
+            say(SIZE + pixels.to_bytes(8, "little"))
 
     # a WebP's canvas is made before anyone is told its size
     allow(CPU_SECONDS, memory + MEMORY_BYTES_A_PIXEL * job.most_pixels)
     try:
-        return PIXELS + job_views(data, job, sized=sized).tobytes()
+        return PIXELS, job_views(data, job, sized=sized).data.cast("B")
     except PhotoError as error:
-        return MEMORY if _is_memory(error) else REFUSED + str(error).encode(errors="backslashreplace")[:MOST_ERROR_BYTES]
+        said = str(error).encode(errors="backslashreplace")[:MOST_ERROR_BYTES]
+        return (MEMORY, b"") if _is_memory(error) else (REFUSED, said)
     except MemoryError:
-        return MEMORY
+        return MEMORY, b""
 
 
 def _is_memory(error: BaseException | None) -> bool:
@@ -88,14 +95,15 @@ def main(descriptor: int) -> None:
     _limit(resource.RLIMIT_NOFILE, FEW_FILES)
     link = Connection(descriptor)
     link.send_bytes(PIXELS)
-    said = b""
-    while said != MEMORY:
+    kind = b""
+    while kind != MEMORY:
         try:
             job, data = link.recv(), link.recv_bytes()
         except EOFError:
             return
-        said = answer(job, data, link.send_bytes)
-        link.send_bytes(said)
+        kind, more = answer(job, data, link.send_bytes)
+        link.send_bytes(kind)
+        link.send_bytes(more)
 
 
 if __name__ == "__main__":

@@ -327,7 +327,7 @@ def _random_box(width: int, height: int, rng: np.random.Generator) -> tuple[int,
 
 
 def normalise(view: Bytes, settings: Preprocess) -> Pixels:
-    """What the encoder takes, (3, S, S) float32, of a view (3, S, S)."""
+    """What the encoder takes, (..., 3, S, S) float32, of views (..., 3, S, S)."""
     values = view.astype(np.float32)
     mean, std = (np.array(each, np.float32)[:, None, None] for each in (settings.mean, settings.std))
     values /= np.float32(255)  # in place and plane by plane: ten times faster than pixel by pixel

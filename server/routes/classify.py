@@ -19,7 +19,7 @@ from server.catalogue import STABLE, Target
 from server.client import client_of
 from server.problem import Problem
 from server.routes import answers
-from server.routes.names import CHARACTERS, LIMITS, NAME, ClassNames, StrictRoute, TaskNames, only
+from server.routes.names import CHARACTERS, LIMITS, NAME, NONE, ClassNames, StrictRoute, TaskNames, only
 from server.state import State, state_of
 from server.tokens import Holder, Scope
 
@@ -67,8 +67,8 @@ class Photo:
 async def classify(
     request: Request,
     who: Asker,
-    task: TaskNames,
-    labels: ClassNames,
+    task: TaskNames = NONE,
+    labels: ClassNames = NONE,
     top: Annotated[int, Query(ge=1, description=f"Labels a task, best first; more than {LIMITS.top} are not given.")] = 3,
     channel: Annotated[str, Query(pattern=NAME, description=CHARACTERS)] = STABLE,
     embeddings: Annotated[bool, Query(description="Also give the photos' features.")] = False,
