@@ -3,7 +3,7 @@
     with Catalogue("https://packs.example.org", token) as catalogue:
         envelope = catalogue.envelope("flowers", "stable")
 
-What comes back is bounded in bytes and seconds, and believed by others: see `edge_qprompt.update`.
+What comes back is bounded in bytes and seconds, and believed by others: see `edge_qprompt.trust.update`.
 Redirects are not followed and nothing is decompressed. One deadline covers an exchange from the
 connection to the last byte, so that a slow drip, in the head or in the body, cannot hold a device.
 """

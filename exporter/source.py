@@ -77,7 +77,7 @@ class Source:
     Attributes:
         origin: where the weights come from, for the manifest.
         visual: (B, 3, S, S) pixels to features (B, D), not normalised; in eval mode.
-        text_tensors: under open_clip's names, as edge_qprompt.weights reads them.
+        text_tensors: under open_clip's names, as edge_qprompt.backbone.weights reads them.
         embed_dim: D.
         logit_scale: already exponentiated.
         tensors: all of the model, and its configuration as bytes, for the fingerprint.

@@ -27,7 +27,7 @@ from edge_qprompt.learn.settings import MethodSettings
 from edge_qprompt.photos.dataset import load_dataset
 
 TOY = '''
-from edge_qprompt.learn.coop import CoOp
+from edge_qprompt.learn import CoOp
 
 class Toy(CoOp):
     """CoOp that learns from the first token alone."""

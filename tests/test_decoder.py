@@ -177,7 +177,7 @@ def test_a_script_without_a_main_guard_decodes_too(tmp_path: Path) -> None:
     script.write_text(
         "from pathlib import Path\n"
         "from edge_qprompt import Backbone\n"
-        "from edge_qprompt.features import extract\n"
+        "from edge_qprompt.photos import extract\n"
         "print(extract(Backbone.open('nano'), [Path('a.tif')]).values.shape)\n"
     )
     done = subprocess.run([sys.executable, str(script)], cwd=tmp_path, capture_output=True, text=True, timeout=120)

@@ -280,7 +280,7 @@ def test_the_ensemble_is_the_mean_of_what_its_templates_say(nano: Backbone, case
 def test_plug_ins_are_found_and_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from edge_qprompt.learn.methods.registry import Methods
 
-    (tmp_path / "toy_method.py").write_text("from edge_qprompt.learn.coop import CoOp\nclass Toy(CoOp):\n    number = 200\n")
+    (tmp_path / "toy_method.py").write_text("from edge_qprompt.learn import CoOp\nclass Toy(CoOp):\n    number = 200\n")
     info = tmp_path / "toy_method-1.0.dist-info"
     info.mkdir()
     (info / "METADATA").write_text("Metadata-Version: 2.1\nName: toy-method\nVersion: 1.0\n")

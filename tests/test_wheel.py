@@ -64,7 +64,7 @@ def test_install_without_torch_is_small_and_works(environment: Path, tmp_path: P
     assert backbones["backbones"][0]["name"] == "nano"
     script = (
         "import sys\nfrom pathlib import Path\nimport edge_qprompt\nfrom edge_qprompt import Backbone, Classifier\n"
-        "from edge_qprompt.classifier import zero_shot\n"
+        "from edge_qprompt.classify import zero_shot\n"
         "photos = Path(edge_qprompt.__file__).parent / 'data/fashion_mnist/test/trouser'\n"
         "print(zero_shot(Backbone.open('nano'), ['trouser', 'bag']).classify(photos / '0.png')[0].label)\n"
         "assert 'torch' not in sys.modules"

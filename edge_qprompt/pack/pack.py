@@ -196,7 +196,7 @@ class Pack:
 
     @property
     def shared_adapter(self) -> str | None:
-        """Hex SHA-256 of the pack that holds this one's adapter, see `edge_qprompt.shared_adapter`; None without such."""
+        """Hex SHA-256 of the pack that holds this one's adapter, see `edge_qprompt.pack.adapter`; None without such."""
         data = self.section(Tag.SHARED_ADAPTER)
         return None if data is None else data.hex()
 

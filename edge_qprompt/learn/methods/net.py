@@ -1,4 +1,4 @@
-"""A small net with a gradient: x -> OUT [relu(IN [x; 1]); 1], biases in the last columns, as `edge_qprompt.net` runs it.
+"""A small net with a gradient: x -> OUT [relu(IN [x; 1]); 1], biases in the last columns, as `edge_qprompt.classify.net` runs it.
 
 Symbols: B rows, I inputs, h inner width, O outputs.
 """

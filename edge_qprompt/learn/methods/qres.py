@@ -1,4 +1,4 @@
-"""QRes: class residuals, quantized; alone in closed form, or on top of a learned prompt. See `edge_qprompt.residual`."""
+"""QRes: class residuals, quantized; alone in closed form, or on top of a learned prompt. See `edge_qprompt.classify.residual`."""
 
 from __future__ import annotations
 
