@@ -1,8 +1,11 @@
 """Adapt a frozen vision-language model on the device itself, with prompts of a few hundred bytes.
 
-from edge_qprompt import Backbone, Classifier, Pack
-classifier = Classifier(Backbone.open("nano"), Pack.open("flowers.qpk"))
-print(classifier.classify("new.jpg"))
+from edge_qprompt import Backbone, Classifier, adapt, evaluate
+
+backbone = Backbone.open("nano")
+pack = adapt(backbone, "photos/").pack                     # learns; needs torch
+print(evaluate(backbone, pack, "photos/").accuracy)        # this and what follows does not
+print(Classifier(backbone, pack).classify("new.jpg")[0].label)
 """
 
 import os
@@ -12,9 +15,22 @@ import os
 os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 
 from edge_qprompt.backbone import Backbone
-from edge_qprompt.classify import Classifier, Prediction, Tasks
+from edge_qprompt.classify import Classifier, Evaluation, Prediction, Tasks, evaluate
 from edge_qprompt.errors import EdgeQPromptError
+from edge_qprompt.learn import Adaptation, AdaptSettings, adapt
 from edge_qprompt.pack import Pack
 
 __version__ = "0.1.0"
-__all__ = ["Backbone", "Classifier", "EdgeQPromptError", "Pack", "Prediction", "Tasks"]
+__all__ = [
+    "AdaptSettings",
+    "Adaptation",
+    "Backbone",
+    "Classifier",
+    "EdgeQPromptError",
+    "Evaluation",
+    "Pack",
+    "Prediction",
+    "Tasks",
+    "adapt",
+    "evaluate",
+]

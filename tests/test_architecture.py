@@ -156,7 +156,19 @@ def test_the_core_comes_before_onnxruntime() -> None:
 
 
 def test_public_surface() -> None:
-    assert edge_qprompt.__all__ == ["Backbone", "Classifier", "EdgeQPromptError", "Pack", "Prediction", "Tasks"]
+    assert edge_qprompt.__all__ == [
+        "AdaptSettings",
+        "Adaptation",
+        "Backbone",
+        "Classifier",
+        "EdgeQPromptError",
+        "Evaluation",
+        "Pack",
+        "Prediction",
+        "Tasks",
+        "adapt",
+        "evaluate",
+    ]
     assert all(hasattr(edge_qprompt, name) for name in edge_qprompt.__all__)
 
 

@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from conftest import MakePhotos
 
 import edge_qprompt
 from edge_qprompt import Backbone, Classifier
@@ -347,3 +348,12 @@ def test_a_killed_command_resumes_to_the_same_bytes(tmp_path: Path, whole: bytes
     assert '"resumed_at_epoch": null' not in done.stdout
     assert out.read_bytes() == whole
     assert not checkpoint.exists()
+
+
+def test_learning_and_measuring_in_three_lines(nano: Backbone, photos: MakePhotos) -> None:
+    folder = photos("bag", "ankle_boot", "t-shirt")
+    pack = edge_qprompt.adapt(nano, folder, edge_qprompt.AdaptSettings(method="qres")).pack
+    found = edge_qprompt.evaluate(nano, pack, str(folder))
+    assert (found.split, found.pack.n, found.names) == ("all photos", 12, ("ankle boot", "bag", "t shirt"))
+    assert found.accuracy > found.zero_shot.accuracy - 0.1
+    assert found.skipped == ()

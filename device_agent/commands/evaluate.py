@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -45,48 +44,31 @@ def command(
       edge-qprompt evaluate flowers.qpk photos/
       edge-qprompt evaluate base.qpk photos/ --classes new      classes it was not learned on
     """
-    import numpy as np
-
-    from edge_qprompt.classify import Classifier, Scores, zero_shot
-    from edge_qprompt.errors import DataError
+    from edge_qprompt.classify import evaluate
     from edge_qprompt.pack import Pack
-    from edge_qprompt.photos import extract, load_dataset
+    from edge_qprompt.photos import load_dataset
 
     opened = Pack.open(pack)
     adapter = terminal.adapter_of(pack, opened, adapters)
     model = terminal.open_backbone_for({pack.name: opened}, backbone, precision, providers)
     dataset = load_dataset(data, names).select(classes)
     terminal.warn_notes(dataset.notes)
-    photos, split = (dataset.test, "test") if dataset.test else (dataset.train, "all photos")
-    learned = Classifier(model, opened, dataset.names, adapter)
-    by_hand = zero_shot(model, dataset.names, *templates)
-    encoders = {learned.backbone: "encode photos"}
-    encoders.setdefault(model, "encode photos for the hand-written prompt")  # another one if the pack changes the encoder
     with terminal.Progress() as progress:
-        found = [
-            extract(encoder, photos.paths, strict=strict, progress=partial(progress, stage))
-            for encoder, stage in encoders.items()
-        ]
-    features = found[0]
-    terminal.warn_skipped(features.skipped)
-    if not len(features.kept):
-        raise DataError(f"none of the {len(photos)} photos in {data} can be read")
-    labels = np.array(photos.labels)[features.kept]
-    scores = Scores.of(learned.probabilities(features.values[:, 0]), labels)
-    plain = Scores.of(by_hand.probabilities(found[-1].values[:, 0]), labels)
+        found = evaluate(model, opened, dataset, adapter=adapter, templates=templates, strict=strict, progress=progress)
+    terminal.warn_skipped(found.skipped)
     result: dict[str, Any] = {
         "pack": str(pack),
         "data": str(data),
-        "split": split,
-        "classes": len(dataset.names),
-        "accuracy": scores.accuracy,
-        "zero_shot_accuracy": plain.accuracy,
-        "per_class": dict(zip(dataset.names, scores.per_class, strict=True)),
-        "ece": scores.ece,
-        "n": scores.n,
-        "skipped": len(features.skipped),
+        "split": found.split,
+        "classes": len(found.names),
+        "accuracy": found.accuracy,
+        "zero_shot_accuracy": found.zero_shot.accuracy,
+        "per_class": dict(zip(found.names, found.pack.per_class, strict=True)),
+        "ece": found.pack.ece,
+        "n": found.pack.n,
+        "skipped": len(found.skipped),
         "backbone": model.manifest.name,
-        "precision": learned.backbone.precision,
+        "precision": found.precision,
     }
     terminal.emit(result, as_json, _lines)
 

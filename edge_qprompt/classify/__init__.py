@@ -1,16 +1,19 @@
 """Classifying: image features and a pack in, labels out, and how right they are.
 
-`Classifier` has one pack, `Tasks` any number of them on the same features; `Scores` measures. numpy alone. May import
+`Classifier` has one pack, `Tasks` any number of them on the same features; `evaluate` measures. numpy alone. May import
 `backbone`, `pack`, `photos`, `arrays`, `prompts` and `errors`.
 """
 
 from edge_qprompt.classify.classifier import Classifier, Prediction, zero_shot
+from edge_qprompt.classify.evaluate import Evaluation, evaluate
 from edge_qprompt.classify.head import check_adapter
 from edge_qprompt.classify.residual import bias_section, class_means
 from edge_qprompt.classify.scores import Scores, harmonic_mean
 from edge_qprompt.classify.tasks import Own, Tasks
 
 __all__ = [
+    "Evaluation",
+    "evaluate",
     "Classifier",
     "Own",
     "Prediction",

@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import time
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -24,13 +25,14 @@ from edge_qprompt.learn.methods.registry import INSIDE, METHODS
 from edge_qprompt.learn.settings import AdaptSettings, Schedule, default_ctx
 from edge_qprompt.pack import Method as MethodNumber
 from edge_qprompt.pack import Pack, PackTensor, Precision, Section, Tag, names_section
-from edge_qprompt.photos import Dataset, Features, Photos, Views, extract
+from edge_qprompt.photos import Dataset, Features, Photos, Views, extract, load_dataset
 
 if TYPE_CHECKING:
     from edge_qprompt.learn.loop import Run
 
 Progress = Callable[[str, int, int, str], None]
 Result = tuple[tuple[PackTensor, ...], tuple[Section, ...]]  # of a method
+DEFAULTS = AdaptSettings()
 
 
 @dataclass(frozen=True)
@@ -103,8 +105,8 @@ class Adaptation:
 
 def adapt(
     backbone: Backbone,
-    data: Dataset,
-    settings: AdaptSettings,
+    data: Dataset | Path | str,
+    settings: AdaptSettings = DEFAULTS,
     checkpoint: Path | None = None,
     *,
     resume: bool = False,
@@ -114,8 +116,8 @@ def adapt(
 
     Args:
         backbone: frozen encoders.
-        data: classes and photos; already reduced to base or new classes where wanted.
-        settings: what to do.
+        data: photos with their classes, already reduced to base or new classes where wanted; or the folder of them.
+        settings: what to do, if not what the command does by itself.
         checkpoint: file to keep checkpoints in; the caller removes it once the pack is safe.
         resume: go on from that file.
         progress: called with stage, done, total and a note.
@@ -127,6 +129,10 @@ def adapt(
     """
     if settings.method not in METHODS:
         raise PromptError(f"unknown method {settings.method!r}, there are {', '.join(METHODS)}")
+    if not isinstance(data, Dataset):
+        data = load_dataset(Path(data))
+        for note in data.notes:
+            warnings.warn(note, stacklevel=2)
     width = backbone.manifest.text.width
     name_tokens(backbone.tokenizer, data.names, settings.n_ctx or default_ctx(width))  # fails before minutes of encoding
     if settings.method in INSIDE:

@@ -20,8 +20,8 @@ import numpy as np
 from edge_qprompt.errors import DataError
 from edge_qprompt.prompts import readable
 
-SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm", ".jfif", ".jp2"}
-UNREADABLE_SUFFIXES = {".heic", ".heif", ".avif"}  # photos all the same: listed, so that somebody hears that they are skipped
+SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm", ".jfif", ".jp2", ".avif"}
+SUFFIXES |= {".heic", ".heif"}  # photos without the extra `heic` too: then somebody hears that they are skipped
 MAX_SORTED_CHARS = 4096  # int() refuses more than 4300 digits
 CLASSES_FILE = "classes.txt"
 SPLITS = ("train", "test")
@@ -173,7 +173,7 @@ def list_photos(folder: Path) -> list[Path]:
 
 
 def _is_photo(file: Path) -> bool:
-    return file.suffix.lower() in SUFFIXES | UNREADABLE_SUFFIXES and not file.name.startswith(".") and file.is_file()
+    return file.suffix.lower() in SUFFIXES and not file.name.startswith(".") and file.is_file()
 
 
 def _from_csv(path: Path) -> dict[str, Rows]:

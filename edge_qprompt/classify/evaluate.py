@@ -1,0 +1,104 @@
+"""How good a pack is on photos with known labels, beside the hand-written prompt. Symbols: N photos, C classes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+
+from edge_qprompt.backbone import Backbone
+from edge_qprompt.classify.classifier import Classifier, zero_shot
+from edge_qprompt.classify.scores import Scores
+from edge_qprompt.errors import DataError
+from edge_qprompt.pack import Pack
+from edge_qprompt.photos import Dataset, Features, Photos, extract, load_dataset
+from edge_qprompt.prompts import DEFAULT_TEMPLATE
+
+Progress = Callable[[str, int, int], None]
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """What was measured.
+
+    Attributes:
+        names: (C,) classes, those of the photos.
+        split: "test", or "all photos" where the data set has no test split.
+        pack: scores of the pack.
+        zero_shot: scores of the hand-written prompt on the same photos.
+        skipped: path and reason of each photo that could not be read.
+        precision: of the image encoder that the pack ran on.
+    """
+
+    names: tuple[str, ...]
+    split: str
+    pack: Scores
+    zero_shot: Scores
+    skipped: tuple[tuple[Path, str], ...]
+    precision: str
+
+    @property
+    def accuracy(self) -> float:
+        """Share of the photos that the pack labels right, 0 to 1."""
+        return self.pack.accuracy
+
+
+def evaluate(
+    backbone: Backbone,
+    pack: Pack,
+    data: Dataset | Path | str,
+    *,
+    adapter: Pack | None = None,
+    templates: tuple[str, ...] = (DEFAULT_TEMPLATE,),
+    strict: bool = False,
+    progress: Progress = lambda stage, done, total: None,
+) -> Evaluation:
+    """Accuracy and calibration of a pack, beside the hand-written prompt. Needs no torch.
+
+    Args:
+        backbone: the one that the pack was learned on.
+        pack: what `adapt` made.
+        data: photos with their classes, or the folder of them; the test split where there is one.
+        adapter: the pack that holds the adapter, where the pack refers to one.
+        templates: of the hand-written prompt; several make an ensemble.
+        strict: raise instead of skipping a photo that cannot be read.
+        progress: called with a stage, photos done and photos in all.
+
+    Raises:
+        DataError: not a data set, or no photo of it can be read.
+        FingerprintError: the pack belongs to another backbone.
+        PhotoError: with `strict`, the first photo that cannot be read.
+        PromptError: a class name or a template that does not fit.
+    """
+    dataset = data if isinstance(data, Dataset) else load_dataset(Path(data))
+    photos, split = (dataset.test, "test") if dataset.test else (dataset.train, "all photos")
+    learned = Classifier(backbone, pack, dataset.names, adapter)
+    by_hand = zero_shot(backbone, dataset.names, *templates)
+    read = partial(_features, photos, strict=strict, progress=progress)
+    features = read(learned.backbone, "encode photos")
+    others = read(backbone, "encode photos for the hand-written prompt") if learned.own_encoder else features
+    return Evaluation(
+        names=dataset.names,
+        split=split,
+        pack=_scores(learned, photos, features),
+        zero_shot=_scores(by_hand, photos, others),
+        skipped=features.skipped,
+        precision=learned.backbone.precision,
+    )
+
+
+def _features(photos: Photos, encoder: Backbone, stage: str, *, strict: bool, progress: Progress) -> Features:
+    features = extract(encoder, photos.paths, strict=strict, progress=partial(progress, stage))
+    if not len(features.kept):
+        raise DataError(
+            f"none of the {len(photos)} photos can be read, the first is {photos.paths[0]}: look whether they are photos"
+        )
+    return features
+
+
+def _scores(classifier: Classifier, photos: Photos, features: Features) -> Scores:
+    labels = np.array(photos.labels)[features.kept]
+    return Scores.of(classifier.probabilities(features.values[:, 0]), labels)
