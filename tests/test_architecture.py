@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import importlib
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -89,6 +90,12 @@ def test_a_room_imports_faces_of_those_below_it_alone(room: str) -> None:
             if parts[0] != room and parts[0] in LAW:
                 assert parts[0] in LAW[room] | {"errors"}, (path, parts)
                 assert len(parts) == 1, f"{path} imports {'.'.join(parts)}, which is private to {parts[0]}"
+
+
+def test_the_document_has_the_law() -> None:
+    page = (ROOT / "docs" / "architecture.md").read_text()
+    rows = re.findall(r"^\| `(\w+)` \| [^|]+ \| ([^|]*)\|$", page.partition("## Rooms")[2].partition("## ")[0], re.MULTILINE)
+    assert {room: set(re.findall(r"`(\w+)`", below)) for room, below in rows} == LAW
 
 
 def test_every_file_of_the_library_has_a_room() -> None:

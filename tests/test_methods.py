@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import importlib.util
+import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -10,6 +13,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from conftest import MakePhotos
 from reference_quantizer import one_bit
 from reference_tower import VIT_B_32, Pair, random_pair
 from torch import Tensor
@@ -18,13 +22,16 @@ from edge_qprompt import Backbone
 from edge_qprompt.backbone.text import name_tokens
 from edge_qprompt.classify.classifier import Classifier, zero_shot
 from edge_qprompt.codebook import ClusterSettings
-from edge_qprompt.learn.methods.registry import METHODS
+from edge_qprompt.errors import BackboneError, MissingExtraError, PromptError
+from edge_qprompt.learn import AdaptSettings, adapt
+from edge_qprompt.learn.methods.registry import METHODS, Methods
 from edge_qprompt.learn.methods.zero_shot import GENERAL
 from edge_qprompt.learn.problem import Problem
 from edge_qprompt.learn.settings import EngineSettings, MethodSettings
 from edge_qprompt.learn.step.engine import choose
 from edge_qprompt.learn.towers.towers import Towers
 from edge_qprompt.pack.pack import Pack, Precision, Role
+from edge_qprompt.photos import load_dataset
 
 NAMES = ("cat", "golden retriever", "a photograph of the umbrella", "quokka", "ibex")
 N_CTX, PHOTOS, SCALE, LR = 4, 24, 30.0, 0.05
@@ -277,18 +284,75 @@ def test_the_ensemble_is_the_mean_of_what_its_templates_say(nano: Backbone, case
     assert len(set(GENERAL)) == 7
 
 
-def test_plug_ins_are_found_and_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from edge_qprompt.learn.methods.registry import Methods
-
-    (tmp_path / "toy_method.py").write_text("from edge_qprompt.learn import CoOp\nclass Toy(CoOp):\n    number = 200\n")
-    info = tmp_path / "toy_method-1.0.dist-info"
+def plug_in(folder: Path, monkeypatch: pytest.MonkeyPatch, code: str) -> Methods:
+    """The methods, with one more of another package."""
+    (folder / "toy_method.py").write_text(code)
+    info = folder / "toy_method-1.0.dist-info"
     info.mkdir()
     (info / "METADATA").write_text("Metadata-Version: 2.1\nName: toy-method\nVersion: 1.0\n")
     (info / "entry_points.txt").write_text("[edge_qprompt.methods]\ntoy = toy_method:Toy\n")
-    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.syspath_prepend(str(folder))
+    monkeypatch.delitem(sys.modules, "toy_method", raising=False)
     found = Methods()
+    monkeypatch.setattr(sys.modules["edge_qprompt.learn.adapt"], "METHODS", found)  # the face has a function of that name
+    return found
+
+
+@pytest.fixture
+def no_encoding(monkeypatch: pytest.MonkeyPatch) -> None:
+    def encode(*_: object, **__: object) -> None:
+        raise AssertionError("photos were encoded, for nothing")
+
+    monkeypatch.setattr(sys.modules["edge_qprompt.learn.adapt"], "extract", encode)
+
+
+def test_plug_ins_are_found_and_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    found = plug_in(tmp_path, monkeypatch, "from edge_qprompt.learn import CoOp\nclass Toy(CoOp):\n    number = 200\n")
     assert list(found)[-1] == "toy"
     assert found["toy"].number == 200
+
+
+@pytest.mark.parametrize("number", ["2", "127", "256", "None", "'x'"])
+def test_a_plug_in_takes_no_number_of_ours(
+    nano: Backbone, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, photos: MakePhotos, no_encoding: None, number: str
+) -> None:
+    """Its packs would be shown as qcoop's."""
+    plug_in(tmp_path, monkeypatch, f"from edge_qprompt.learn import CoOp\nclass Toy(CoOp):\n    number = {number}\n")
+    with pytest.raises(PromptError, match="from 128 to 255"):
+        adapt(nano, photos("bag", "coat"), AdaptSettings(method="toy"))
+
+
+def test_a_plug_in_inside_the_image_tower_is_refused_before_photos_are_encoded(
+    nano: Backbone, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, photos: MakePhotos, no_encoding: None
+) -> None:
+    code = "from edge_qprompt.learn.methods.maple import MaPLe\nclass Toy(MaPLe):\n    number = 200\n"
+    plug_in(tmp_path, monkeypatch, code)
+    with pytest.raises(BackboneError, match="no vision transformer"):
+        adapt(nano, photos("bag", "coat"), AdaptSettings(method="toy"))
+
+
+def test_names_are_tried_behind_the_methods_own_number_of_tokens(nano: Backbone, photos: MakePhotos, no_encoding: None) -> None:
+    """ProGrad's are 16, four times as many as the others'."""
+    longest = nano.manifest.text.context_length - 2 - 5  # fits behind 4 tokens with its full stop, not behind 16
+    data = load_dataset(photos("bag", "coat"))
+    data = replace(data, names=(" ".join(["a"] * longest), "coat"))
+    with pytest.raises(PromptError, match="tokens"):
+        adapt(nano, data, AdaptSettings(method="prograd"))
+
+
+def test_a_precision_that_no_pack_can_name_is_refused_before_photos_are_encoded(
+    nano: Backbone, photos: MakePhotos, monkeypatch: pytest.MonkeyPatch, no_encoding: None
+) -> None:
+    monkeypatch.setattr(nano, "precision", "fp8")
+    with pytest.raises(BackboneError, match="learned for fp8"):
+        adapt(nano, photos("bag", "coat"), AdaptSettings(method="qres"))
+
+
+def test_without_torch_adapt_says_what_to_install(nano: Backbone, photos: MakePhotos, monkeypatch: pytest.MonkeyPatch) -> None:
+    find = importlib.util.find_spec
+    monkeypatch.setattr("importlib.util.find_spec", lambda name, *more: None if name == "torch" else find(name, *more))
+    with pytest.raises(MissingExtraError, match=r"pip install 'edge-qprompt\[adapt\]'"):
+        adapt(nano, photos("bag", "coat"))
 
 
 def test_residuals_are_learned_as_their_formula_says(case: Case) -> None:

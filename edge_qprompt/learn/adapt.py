@@ -7,6 +7,7 @@ the tests run the same code. Symbols: N photos, C classes, n learned tokens.
 from __future__ import annotations
 
 import hashlib
+import importlib.util
 import json
 import time
 import warnings
@@ -20,8 +21,8 @@ from numpy.typing import NDArray
 
 from edge_qprompt.backbone import Backbone, name_tokens
 from edge_qprompt.classify import Classifier, Scores, zero_shot
-from edge_qprompt.errors import DataError, PromptError
-from edge_qprompt.learn.methods.registry import INSIDE, METHODS
+from edge_qprompt.errors import BackboneError, DataError, MissingExtraError, PromptError
+from edge_qprompt.learn.methods.registry import METHODS, PIXELS
 from edge_qprompt.learn.settings import AdaptSettings, Schedule, default_ctx
 from edge_qprompt.pack import Method as MethodNumber
 from edge_qprompt.pack import Pack, PackTensor, Precision, Section, Tag, names_section
@@ -125,18 +126,15 @@ def adapt(
     Raises:
         DataError: a class without a readable photo.
         PromptError: names that do not fit, or an unknown method.
-        BackboneError: the method learns inside the image tower, which this backbone does not allow.
+        BackboneError: the method learns inside the image tower, which this backbone does not allow; or no pack can name
+            the backbone's precision.
+        MissingExtraError: torch is not installed.
     """
-    if settings.method not in METHODS:
-        raise PromptError(f"unknown method {settings.method!r}, there are {', '.join(METHODS)}")
     if not isinstance(data, Dataset):
         data = load_dataset(Path(data))
         for note in data.notes:
             warnings.warn(note, stacklevel=2)
-    width = backbone.manifest.text.width
-    name_tokens(backbone.tokenizer, data.names, settings.n_ctx or default_ctx(width))  # fails before minutes of encoding
-    if settings.method in INSIDE:
-        _ = backbone.vision  # likewise
+    settings = replace(settings, n_ctx=_check(backbone, data, settings))
     clock = _Clock()
     shots, spare = data.few_shot(settings.shots, settings.loop.seed)
     held = data.test or (spare if len(spare) else None)
@@ -183,6 +181,24 @@ def adapt(
     )
 
 
+def _check(backbone: Backbone, data: Dataset, settings: AdaptSettings) -> int:
+    """Everything that can fail before minutes of encoding; the number of learned tokens. Raises as `adapt`."""
+    if importlib.util.find_spec("torch") is None:
+        raise MissingExtraError("torch", "adapt")
+    if settings.method not in METHODS:
+        raise PromptError(f"unknown method {settings.method!r}, there are {', '.join(METHODS)}")
+    if backbone.precision.upper() not in Precision.__members__:
+        known = ", ".join(name.lower() for name in Precision.__members__)
+        raise BackboneError(f"no pack can say that it was learned for {backbone.precision}: open the backbone in one of {known}")
+    kind = METHODS[settings.method]
+    if getattr(kind, "takes", "") == PIXELS:
+        _ = backbone.vision
+    own: int = getattr(kind, "n_ctx", default_ctx(backbone.manifest.text.width))
+    n_ctx = settings.n_ctx or own
+    name_tokens(backbone.tokenizer, data.names, n_ctx)
+    return n_ctx
+
+
 @dataclass(frozen=True)
 class _Learned:
     """What is left of a method when its tower has gone from memory."""
@@ -213,7 +229,6 @@ def _learn(
     resume: bool,
     progress: Progress,
 ) -> _Learned:
-    # only now, when the encoders have gone: torch is 200 MB
     from edge_qprompt.learn.checkpoint import CheckpointFile
     from edge_qprompt.learn.inputs import Inputs, takes_pixels, takes_teacher
     from edge_qprompt.learn.loop import learn
@@ -228,11 +243,9 @@ def _learn(
         teacher = Teacher.of(backbone, data.names, templates, train.paths, _views(settings), told)
     if takes_pixels(kind):
         backbone = backbone.in_float()  # as packs that change the encoders run
-    own: int = getattr(kind, "n_ctx", default_ctx(backbone.manifest.text.width))
-    n_ctx = settings.n_ctx or own
-    settings = replace(settings, n_ctx=n_ctx)
     padded = getattr(kind, "pads_words", False)
-    start = initial_context(backbone, n_ctx, settings.loop.seed, words=settings.words, padded=padded)
+    assert settings.n_ctx
+    start = initial_context(backbone, settings.n_ctx, settings.loop.seed, words=settings.words, padded=padded)
     features, labels, classes = train.features.values, train.labels, by_hand.class_features
     problem = Problem.of(backbone, data.names, start, features, labels, classes, settings.engine, teacher)
     method = kind(problem, settings.method_settings)

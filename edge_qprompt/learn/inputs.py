@@ -14,14 +14,12 @@ import torch
 from torch import Tensor
 
 from edge_qprompt.learn.method import Method
+from edge_qprompt.learn.methods.registry import PIXELS, TEACHER
 from edge_qprompt.learn.problem import Problem
 from edge_qprompt.photos import Views, read_views
 
 if TYPE_CHECKING:
     from edge_qprompt.learn.methods.registry import Factory
-
-PIXELS = "pixels"
-TEACHER = "teacher"
 
 
 @dataclass(frozen=True)

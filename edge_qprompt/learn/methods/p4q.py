@@ -19,11 +19,11 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from edge_qprompt.codebook import Clustering, ClusterSettings
-from edge_qprompt.learn.inputs import TEACHER
 from edge_qprompt.learn.methods.clip_adapter import moved, stored
 from edge_qprompt.learn.methods.coop import CoOp
 from edge_qprompt.learn.methods.net import Net
 from edge_qprompt.learn.methods.qcoop import QCoOp
+from edge_qprompt.learn.methods.registry import TEACHER
 from edge_qprompt.learn.methods.zero_shot import ZeroShot
 from edge_qprompt.learn.problem import Problem
 from edge_qprompt.learn.settings import MethodSettings, Schedule

@@ -11,6 +11,8 @@ from functools import cached_property
 from importlib.metadata import EntryPoint, entry_points
 from typing import TYPE_CHECKING
 
+from edge_qprompt.errors import PromptError
+
 if TYPE_CHECKING:
     from edge_qprompt.learn.method import Method
     from edge_qprompt.learn.problem import Problem
@@ -43,6 +45,9 @@ OURS = {
     "zero-shot": "zero_shot:ZeroShot",
     "zero-shot-ensemble": "zero_shot:ZeroShotEnsemble",
 }
+PIXELS = "pixels"  # what `Method.takes` says
+TEACHER = "teacher"
+OTHERS = range(128, 256)  # numbers of methods of other packages
 INSIDE = frozenset({"maple", "qmaple", "clip-lora"})  # learn inside the image tower, which not every backbone allows
 
 
@@ -56,6 +61,9 @@ class Methods(Mapping[str, "Factory"]):
 
     def __getitem__(self, name: str) -> Factory:
         factory: Factory = self._found[name].load()
+        if name not in OURS and (number := getattr(factory, "number", None)) not in OTHERS:
+            free = f"packs of other packages' methods have one from {OTHERS[0]} to {OTHERS[-1]}"
+            raise PromptError(f"the method {name} has the number {number}: {free}")
         return factory
 
     def __iter__(self) -> Iterator[str]:
