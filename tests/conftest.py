@@ -15,6 +15,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+import hypothesis
 import pytest
 import torch
 from forks import Forks
@@ -66,6 +67,10 @@ LONGEST = (
     "test_decoder.py",
     "test_serve_command.py",
 )
+
+# a fifth of a second an example is too little beside busy processes; each test has pytest's limit
+hypothesis.settings.register_profile("tests", deadline=None)
+hypothesis.settings.load_profile("tests")
 
 Command = Callable[..., Done]
 MakePhotos = Callable[..., Path]

@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from numpy.typing import NDArray
@@ -81,7 +81,6 @@ def test_small_inputs_get_the_least_possible_distortion(kind: str, bits: int) ->
     assert distortion(values, kmeans_1d(values, bits)) <= least_distortion(values, 2**bits) * (1 + 1e-9) + 1e-12
 
 
-@settings(deadline=None)
 @given(st.lists(st.integers(-9, 9), min_size=1, max_size=12), st.integers(1, 3))
 def test_tiny_inputs_get_the_least_possible_distortion(values: list[int], bits: int) -> None:
     data = np.array(values, float)
@@ -114,7 +113,6 @@ FINITE = st.floats(-1e6, 1e6)
 VALUES = arrays(np.float64, st.integers(1, 40), elements=FINITE)
 
 
-@settings(deadline=None)
 @given(VALUES, st.integers(1, 8))
 def test_centres_rise_within_the_values_and_are_the_means_of_theirs(values: Floats, bits: int) -> None:
     centres = kmeans_1d(values, bits)

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from packs import FINGERPRINT, PACKS, SMALL, qcoop, quantized
 
 from edge_qprompt.codebook import Quantized
@@ -117,7 +117,6 @@ def test_public_names() -> None:
 # --- round trips ----------------------------------------------------------------------------------
 
 
-@settings(deadline=None)
 @given(PACKS)
 def test_round_trip(pack: Pack) -> None:
     data = pack.encode()

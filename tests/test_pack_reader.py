@@ -190,7 +190,6 @@ def pack_or_error(data: bytes) -> bool:
     return True
 
 
-@settings(deadline=None)
 @given(st.one_of(st.binary(max_size=200), st.binary(max_size=200).map(lambda tail: head()[:5] + tail)))
 def test_arbitrary_bytes(data: bytes) -> None:
     assert not pack_or_error(data)  # the chance of a right checksum is one in 2^32
@@ -207,7 +206,7 @@ def mutations(draw: st.DrawFn) -> bytes:
     return sealed(bytes(body))
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(mutations())
 def test_mutations_with_a_right_checksum(data: bytes) -> None:
     pack_or_error(data)
@@ -216,7 +215,7 @@ def test_mutations_with_a_right_checksum(data: bytes) -> None:
 LIKELY = st.sampled_from([0, 1, 2, 3, 4, 5, 8, 16, 0x3C, 0x61, 127, 128, 129, 130, 200, 255])
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(st.integers(0, 3), st.lists(LIKELY, max_size=60).map(bytes), st.integers(0, 20))
 def test_a_right_head_before_likely_bytes(count: int, body: bytes, extension: int) -> None:
     pack_or_error(sealed(head(count, min(extension, len(body))) + body))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from packs import qcoop, sealed_sections, with_section
 
@@ -50,7 +50,6 @@ def test_no_names() -> None:
 ANY_NAME = st.text(st.one_of(st.characters(exclude_characters="\n"), st.sampled_from("\0\r\x85\u2028 \udcff")), max_size=4)
 
 
-@settings(deadline=None)
 @given(st.lists(ANY_NAME, min_size=1, max_size=3))
 def test_writer_and_reader_agree_on_names(names: list[str]) -> None:
     try:

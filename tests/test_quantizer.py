@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from numpy.typing import NDArray
@@ -33,7 +33,6 @@ def test_moments_are_those_of_all_scalars() -> None:
 SEED, SCALE, SHIFT = st.integers(0, 2**32), st.floats(1e-3, 1e3), st.floats(-100, 100)
 
 
-@settings(deadline=None)
 @given(SEED, SCALE, SHIFT, st.sampled_from([1, 2, 4]))
 def test_scale_and_shift_of_the_weights_change_nothing_but_the_codebook(seed: int, scale: float, shift: float, bits: int) -> None:
     weights = normal(100, seed)
