@@ -76,10 +76,13 @@ class Home:
 
     def outward(self, name: str) -> list[str]:
         """The system calls of a command that addressed a network; its trace is whole when it tells of the end."""
-        end, last = time.monotonic() + 10, f"{self.pids[name]} +++ exited with"
-        while last not in (text := self.trace(name).read_text()) and time.monotonic() < end:
+        end, last = (
+            time.monotonic() + 10,
+            re.compile(rf"^{self.pids[name]} +\+\+\+ exited with", re.MULTILINE),
+        )  # short ids are padded
+        while not last.search(text := self.trace(name).read_text()) and time.monotonic() < end:
             time.sleep(0.05)
-        assert last in text, text[-1000:]
+        assert last.search(text), text[-1000:]
         return [line for line in text.splitlines() if OUTWARD.search(line)]
 
 

@@ -322,13 +322,14 @@ def test_a_stop_answers_what_was_accepted(live: LiveServer) -> None:
         publish(api, "flowers", random_pack(Backbone.open("nano"), 1, 2))
         promote(api, "flowers", 1)
         with ThreadPoolExecutor(10) as pool:
-            requests = [pool.submit(httpx.post, live.url + "/v1/classify", files=form, timeout=60) for _ in range(10)]
-            while "edge_qprompt_waiting_photos 20.0" not in api.get("/metrics").text:
+            # so few that beside busy processes too all are done in the seconds that a stop leaves them
+            requests = [pool.submit(httpx.post, live.url + "/v1/classify", files=form, timeout=60) for _ in range(3)]
+            while "edge_qprompt_waiting_photos 6.0" not in api.get("/metrics").text:
                 assert not any(each.done() for each in requests), "the photos are too little work for this machine"
                 time.sleep(0.01)
             live.process.send_signal(signal.SIGTERM)
             answers = [each.result() for each in requests]
-    assert [(answer.status_code, len(answer.json()["images"])) for answer in answers] == [(200, 2)] * 10
+    assert [(answer.status_code, len(answer.json().get("images", ()))) for answer in answers] == [(200, 2)] * 3
     assert live.process.wait(timeout=30) == 0
     with pytest.raises(httpx.ConnectError):
         httpx.get(live.url + "/healthz")
