@@ -25,7 +25,7 @@ from edge_qprompt.errors import BackboneError
 from edge_qprompt.learn.adapt import adapt
 from edge_qprompt.learn.inputs import takes_pixels
 from edge_qprompt.learn.methods.maple import paper_parameters
-from edge_qprompt.learn.methods.registry import INSIDE, METHODS, OURS
+from edge_qprompt.learn.methods.registry import INSIDE, METHODS, OURS, TOKENS
 from edge_qprompt.learn.problem import Problem, initial_context
 from edge_qprompt.learn.settings import AdaptSettings, EngineSettings, LoopSettings, MethodSettings
 from edge_qprompt.pack.pack import Pack, Role
@@ -247,3 +247,4 @@ def test_a_backbone_whose_tower_takes_no_prompts_says_what_to_do(nano: Backbone,
     with pytest.raises(BackboneError, match="export ViT-B-16"):
         adapt(nano, case.data, AdaptSettings("maple"))
     assert {name for name in OURS if takes_pixels(METHODS[name])} == INSIDE  # these are known before torch is
+    assert {name: kind.n_ctx for name in OURS if hasattr(kind := METHODS[name], "n_ctx")} == TOKENS

@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from edge_qprompt.backbone import Backbone, name_tokens
 from edge_qprompt.classify import Classifier, Scores, zero_shot
 from edge_qprompt.errors import BackboneError, DataError, MissingExtraError, PromptError
-from edge_qprompt.learn.methods.registry import METHODS, PIXELS
+from edge_qprompt.learn.methods.registry import METHODS
 from edge_qprompt.learn.settings import AdaptSettings, Schedule, default_ctx
 from edge_qprompt.pack import Method as MethodNumber
 from edge_qprompt.pack import Pack, PackTensor, Precision, Section, Tag, names_section
@@ -190,11 +190,9 @@ def _check(backbone: Backbone, data: Dataset, settings: AdaptSettings) -> int:
     if backbone.precision.upper() not in Precision.__members__:
         known = ", ".join(name.lower() for name in Precision.__members__)
         raise BackboneError(f"no pack can say that it was learned for {backbone.precision}: open the backbone in one of {known}")
-    kind = METHODS[settings.method]
-    if getattr(kind, "takes", "") == PIXELS:
+    if METHODS.is_inside(settings.method):
         _ = backbone.vision
-    own: int = getattr(kind, "n_ctx", default_ctx(backbone.manifest.text.width))
-    n_ctx = settings.n_ctx or own
+    n_ctx = settings.n_ctx or METHODS.n_ctx(settings.method) or default_ctx(backbone.manifest.text.width)
     name_tokens(backbone.tokenizer, data.names, n_ctx)
     return n_ctx
 
@@ -229,6 +227,7 @@ def _learn(
     resume: bool,
     progress: Progress,
 ) -> _Learned:
+    # only now, when the encoders have gone: torch is 200 MB
     from edge_qprompt.learn.checkpoint import CheckpointFile
     from edge_qprompt.learn.inputs import Inputs, takes_pixels, takes_teacher
     from edge_qprompt.learn.loop import learn

@@ -49,6 +49,7 @@ PIXELS = "pixels"  # what `Method.takes` says
 TEACHER = "teacher"
 OTHERS = range(128, 256)  # numbers of methods of other packages
 INSIDE = frozenset({"maple", "qmaple", "clip-lora"})  # learn inside the image tower, which not every backbone allows
+TOKENS = {"prograd": 16, "maple": 2, "qmaple": 2}  # learned ones, where they are not `settings.default_ctx`
 
 
 class Methods(Mapping[str, "Factory"]):
@@ -65,6 +66,17 @@ class Methods(Mapping[str, "Factory"]):
             free = f"packs of other packages' methods have one from {OTHERS[0]} to {OTHERS[-1]}"
             raise PromptError(f"the method {name} has the number {number}: {free}")
         return factory
+
+    def is_inside(self, name: str) -> bool:
+        """Whether a method learns inside the image tower. Of ours, this is known without torch."""
+        return name in INSIDE if name in OURS else getattr(self[name], "takes", "") == PIXELS
+
+    def n_ctx(self, name: str) -> int | None:
+        """Learned tokens of a method unless somebody says otherwise; None for `settings.default_ctx`. Likewise."""
+        return TOKENS.get(name) if name in OURS else getattr(self[name], "n_ctx", None)
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._found  # to load it brings torch
 
     def __iter__(self) -> Iterator[str]:
         return iter((*OURS, *(name for name in self._found if name not in OURS)))
