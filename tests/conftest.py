@@ -156,7 +156,11 @@ def _fork(args: tuple[str, ...], env: Mapping[str, str]) -> Done:
         out, err = Path(folder) / "out", Path(folder) / "err"
         out.touch()
         err.touch()
-        code = _forks().run(args, {**os.environ, **env}, Path.cwd(), out, err, COMMAND_SECONDS)
+        try:
+            code = _forks().run(args, {**os.environ, **env}, Path.cwd(), out, err, COMMAND_SECONDS)
+        except (AssertionError, OSError):
+            _forks.cache_clear()  # it has been ended, and the next test takes another one
+            raise
         return Done(code, out.read_text(), err.read_text())
 
 

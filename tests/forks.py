@@ -12,11 +12,13 @@ from __future__ import annotations
 import importlib
 import json
 import os
+import signal
 import subprocess
 import sys
 import threading
 import traceback
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 
 IMPORTED = ("torch", "onnxruntime", "edge_qprompt.learn.adapt", "edge_qprompt.learn.loop", "edge_qprompt.learn.methods.qres")
@@ -26,8 +28,8 @@ class Forks:
     """The forking process, seen from a test."""
 
     def __init__(self) -> None:
-        command = [sys.executable, __file__]
-        self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        command, pipe = [sys.executable, __file__], subprocess.PIPE
+        self._process = subprocess.Popen(command, stdin=pipe, stdout=pipe, text=True, start_new_session=True)
 
     def run(self, args: tuple[str, ...], env: Mapping[str, str], cwd: Path, out: Path, err: Path, seconds: float) -> int:
         """The exit code of `edge-qprompt ARGS`; negative where a signal ended it."""
@@ -47,11 +49,9 @@ class Forks:
 
     def close(self) -> None:
         """End it, with what it runs."""
-        children = Path(f"/proc/{self._process.pid}/task/{self._process.pid}/children")
-        for pid in children.read_text().split():
-            os.kill(int(pid), 9)
-        self._process.kill()
-        self._process.communicate()
+        with suppress(ProcessLookupError):
+            os.killpg(self._process.pid, signal.SIGKILL)
+        self._process.wait()
 
 
 def live(args: list[str], env: dict[str, str], cwd: str, out: str, err: str) -> int:

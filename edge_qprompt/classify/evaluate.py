@@ -93,9 +93,7 @@ def evaluate(
 def _features(photos: Photos, encoder: Backbone, stage: str, *, strict: bool, progress: Progress) -> Features:
     features = extract(encoder, photos.paths, strict=strict, progress=partial(progress, stage))
     if not len(features.kept):
-        raise DataError(
-            f"none of the {len(photos)} photos can be read, the first is {photos.paths[0]}: look whether they are photos"
-        )
+        raise DataError(f"none of the {len(photos)} photos can be read; of the first: {features.skipped[0][1]}")
     return features
 
 

@@ -118,7 +118,7 @@ def adapt(
     Args:
         backbone: frozen encoders.
         data: photos with their classes, already reduced to base or new classes where wanted; or the folder of them.
-        settings: what to do, if not what the command does by itself.
+        settings: what to do.
         checkpoint: file to keep checkpoints in; the caller removes it once the pack is safe.
         resume: go on from that file.
         progress: called with stage, done, total and a note.

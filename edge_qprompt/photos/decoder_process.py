@@ -27,7 +27,7 @@ MEMORY_BYTES_A_PIXEL = 20  # what WebP and JPEG 2000, the worst, take
 CPU_SECONDS = 2  # the kernel counts whole ones, so up to one more
 CPU_SECONDS_A_MEGAPIXEL = 1.0  # fifty times what a JPEG takes on a laptop, five times JPEG 2000
 FEW_FILES = 32  # open ones: Python's own, Pillow's modules while they load
-SAID_PIXELS = 1_000_000  # a photo of fewer need not say how many: an answer more is a tenth of its time
+SAID_PIXELS = 1_000_000  # a photo of fewer need not say how many: nobody allows it more time for them
 COMMON_PLUGINS = (JpegImagePlugin, PngImagePlugin, WebPImagePlugin, GifImagePlugin)  # loaded here, not by the first photo
 
 

@@ -20,7 +20,7 @@ SHA256 = f"^{statement.PACK_ID.pattern}$"
 CHARACTERS = "At most 64 lower-case letters, digits, . _ -"
 SHOWN_CHARS = 40  # of a name that is none
 LIMITS = Limits()  # those of names have no option
-NONE: list[str] = []  # the default of several names; pydantic looks a factory's signature up with every request: 0.5 ms
+NONE: list[str] = []  # the default of several names; pydantic looks a factory's signature up with every request
 
 TaskName = Annotated[str, Path(pattern=NAME, description=CHARACTERS, examples=["flowers"])]
 ChannelName = Annotated[str, Path(pattern=NAME, description=CHARACTERS, examples=["stable"])]
