@@ -36,7 +36,7 @@ class Forks:
         assert self._process.stdin
         assert self._process.stdout
         job = {"args": args, "env": dict(env), "cwd": str(cwd), "out": str(out), "err": str(err)}
-        timer = threading.Timer(seconds, self.close)
+        timer = threading.Timer(seconds, self._kill)
         timer.start()
         try:
             self._process.stdin.write(json.dumps(job) + "\n")
@@ -44,14 +44,19 @@ class Forks:
             answer = self._process.stdout.readline()
         finally:
             timer.cancel()
+        if not answer:
+            self.close()
         assert answer, f"edge-qprompt {' '.join(args)} takes longer than {seconds} s"
         return int(answer)
 
     def close(self) -> None:
         """End it, with what it runs."""
+        self._kill()
+        self._process.communicate()
+
+    def _kill(self) -> None:
         with suppress(ProcessLookupError):
             os.killpg(self._process.pid, signal.SIGKILL)
-        self._process.wait()
 
 
 def live(args: list[str], env: dict[str, str], cwd: str, out: str, err: str) -> int:
