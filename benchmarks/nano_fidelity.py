@@ -22,7 +22,7 @@ from edge_qprompt.photos.dataset import Photos, load_dataset
 from edge_qprompt.photos.features import extract
 from edge_qprompt.photos.photo import decode_photo, read_photo, to_pixels
 from edge_qprompt.prompts import DEFAULT_TEMPLATE
-from exporter.nano import image_tower, text_tensors
+from recipes.nano import image_tower, text_tensors
 
 SHARED = Path(__file__).parent.parent.parent / "shared"
 BATCH = 32

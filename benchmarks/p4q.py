@@ -27,7 +27,7 @@ from edge_qprompt.bench.cell import Cell, Lines, Row, content_of
 from edge_qprompt.files import write_whole
 from edge_qprompt.photos.dataset import load_dataset
 from edge_qprompt.photos.photo import decode_photo, read_photo, to_pixels
-from exporter.quantize_command import PRECISIONS as QUANTIZED
+from exporter.commands.quantize import PRECISIONS as QUANTIZED
 
 PRECISIONS = ("fp32", *QUANTIZED)
 METHODS = {

@@ -83,6 +83,9 @@ def random_pair(config: TextConfig, folder: Path, seed: int = 0) -> Pair:
     """A random-weight tower of open_clip's initialisation, and ours from its exported folder."""
     torch.manual_seed(seed)
     net = reference_transformer(config, config.width)
+    for name, value in net.named_parameters():
+        if name.endswith("bias") or "ln_" in name:  # zeros and ones, which would hide mistakes
+            value.data += 0.1 * torch.randn(value.shape)
     tensors = {name: value.numpy() for name, value in net.state_dict().items() if name != "attn_mask"}
     write_text(folder, tensors, config, config.width)
     tokenizer = Tokenizer(Backbone.open("nano").folder, config)

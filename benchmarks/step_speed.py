@@ -8,9 +8,6 @@ One step is class features, cross-entropy over 32 photos and the gradient of the
 open_clip's text transformer at its full context length for every class (77 tokens; nano has 32), as CoOp
 runs it, frozen likewise, with torch's threads. All take turns; figures are ratios of medians. The class
 names are distinct: Caltech-101's, then Oxford Flowers' (benchmarks/names.txt).
-
-The share of the matrix-product rate is the time of the step's own products, alone, with the same weights,
-shapes, threads and BLAS, over the time of the step.
 """
 
 from __future__ import annotations
@@ -19,11 +16,10 @@ import argparse
 import json
 import sys
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from reference_tower import VIT_B_32, Pair, nano_pair, random_pair
@@ -32,10 +28,8 @@ from torch import Tensor
 
 from edge_qprompt.backbone.speed import median_seconds
 from edge_qprompt.backbone.text import name_tokens
-from edge_qprompt.learn.step.engine import has_bfloat16
-from edge_qprompt.learn.step.frozen import LowProduct
-from edge_qprompt.learn.step.fused import FusedTower
-from edge_qprompt.learn.step.threads import threads_for, torch_threads
+from edge_qprompt.learn.step import has_bfloat16
+from edge_qprompt.learn.threads import threads_for, torch_threads
 
 CLASSES = (10, 50, 100, 200)
 N_CTX = 4
@@ -43,51 +37,16 @@ BATCH = 32
 LOGIT_SCALE = 100.0
 NAMES = Path(__file__).parent / "names.txt"
 HEAD = (
-    "| tower | classes | tokens | float32 | gradient error | share of matmul rate | GFLOP/s | step | readable | bfloat16 |",
-    "|---|---|---|---|---|---|---|---|---|---|",
+    "| tower | classes | tokens | float32 | gradient error | step | bfloat16 |",
+    "|---|---|---|---|---|---|---|",
 )
-
-
-class Products:
-    """The weight products of a fused step and nothing else."""
-
-    def __init__(self, fused: FusedTower) -> None:
-        self._team, self._jobs = fused._team, [list(self._of(rank, fused)) for rank in fused._ranks]
-        self.flops = sum(2 * weight.size * x.shape[1] for jobs in self._jobs for weight, x, _ in jobs)
-
-    def __call__(self) -> None:
-        """Run them, each thread its own."""
-
-        def run(rank: int) -> int:
-            for weight, x, out in self._jobs[rank]:
-                np.matmul(weight, x, out=out)
-            return 0
-
-        self._team.run(run)
-
-    @staticmethod
-    def _of(rank: Any, fused: FusedTower) -> Iterator[tuple[Any, Any, Any]]:
-        layers = rank.layers
-        for chunk in fused._chunks:
-            n_ctx, full, picked = chunk.prefix - 1, chunk.columns, len(chunk.picked)
-            shapes = [(layers[0].qkv, n_ctx)] + [(layer.qkv, full) for layer in layers[1:-1]]
-            shapes += [(p, full) for layer in layers[:-1] for p in (layer.out, layer.fc, layer.proj)]
-            last = layers[-1]
-            shapes += [(last.kv, full)] + [(p, picked) for p in (last.q, last.out, last.fc, last.proj)]
-            for product, columns in shapes:
-                weight = product._weight
-                for matrix in (weight, weight.T):
-                    rows, inner = matrix.shape
-                    yield matrix, np.ones((inner, columns), np.float32), np.empty((rows, columns), np.float32)
 
 
 def measure(name: str, pair: Pair, names: list[str], rounds: int) -> dict[str, Any]:
     """One row of the table."""
     rows = name_tokens(pair.tokenizer, names, N_CTX)
-    suffixes = pair.ours.suffixes(rows, N_CTX)
-    threads = threads_for(pair.ours.work(suffixes, N_CTX))
-    fused = FusedTower(pair.ours, suffixes, N_CTX, threads)
-    products = Products(fused)
+    threads = threads_for(pair.ours.work(rows, N_CTX))
+    suffixes = pair.ours.suffixes(rows, N_CTX, threads)
     generator = torch.Generator().manual_seed(0)
     start = torch.randn(N_CTX, pair.config.width, generator=generator) * 0.02
     photos = F.normalize(torch.randn(BATCH, pair.ours.projection.shape[1], generator=generator), dim=-1)
@@ -103,26 +62,21 @@ def measure(name: str, pair: Pair, names: list[str], rounds: int) -> dict[str, A
 
         return run
 
-    everything = torch.get_num_threads()
-    reference = step(lambda ctx: pair.reference_features(ctx, rows), everything)
-    ours, readable = step(fused, 1), step(lambda ctx: pair.ours(ctx, suffixes), everything)
+    reference = step(lambda ctx: pair.reference_features(ctx, rows), torch.get_num_threads())
+    ours = step(ParallelTower(pair.ours, suffixes, threads), 1)
+    low = step(ParallelTower(pair.ours.in_bfloat16(), suffixes, threads), 1) if has_bfloat16() else None
     wanted = reference()
-    jobs: list[Callable[[], object]] = [ours, products, readable, reference]
-    low = step(FusedTower(pair.ours, suffixes, N_CTX, threads, product=LowProduct), 1) if has_bfloat16() else None
-    seconds = median_seconds([*jobs, low] if low else jobs, rounds)
+    seconds = median_seconds([ours, reference, *([low] if low else [])], rounds)
     return {
         "tower": name,
         "classes": len(names),
-        "tokens": 1 + N_CTX + len(suffixes.vectors),
+        "tokens": suffixes.mask.shape[0] * suffixes.mask.shape[-1],
         "reference_tokens": pair.config.context_length * len(names),
-        "threads": fused.threads,
-        "ratio_float32": seconds[3] / seconds[0],
+        "threads": threads,
+        "ratio_float32": seconds[1] / seconds[0],
         "gradient_error": float((ours() - wanted).norm() / wanted.norm()),
-        "share_of_matmul_rate": seconds[1] / seconds[0],
-        "matmul_gflops": products.flops / seconds[1] / 1e9,
         "step_ms": 1000 * seconds[0],
-        "ratio_readable": seconds[3] / seconds[2],
-        "ratio_bfloat16": seconds[3] / seconds[4] if low else None,
+        "ratio_bfloat16": seconds[1] / seconds[2] if low else None,
         "bfloat16_cosine": float(F.cosine_similarity(low().flatten(), wanted.flatten(), dim=0)) if low else None,
     }
 
@@ -132,8 +86,7 @@ def line(r: dict[str, Any]) -> str:
     low = f"{r['ratio_bfloat16']:.1f}x, cosine {r['bfloat16_cosine']:.4f}" if r["ratio_bfloat16"] else "no such processor"
     return (
         f"| {r['tower']} | {r['classes']} | {r['tokens']} of {r['reference_tokens']} | **{r['ratio_float32']:.1f}x** "
-        f"| {r['gradient_error']:.1e} | {100 * r['share_of_matmul_rate']:.0f} % | {r['matmul_gflops']:.0f} "
-        f"| {r['step_ms']:.0f} ms on {r['threads']} | {r['ratio_readable']:.1f}x | {low} |"
+        f"| {r['gradient_error']:.1e} | {r['step_ms']:.0f} ms on {r['threads']} | {low} |"
     )
 
 

@@ -17,7 +17,7 @@ from http import HTTPStatus
 from pathlib import Path
 from typing import Any
 
-from device_agent.catalogue import Catalogue
+from device_agent.client import Client
 from edge_qprompt.errors import ServerError, SignatureError
 from edge_qprompt.trust import MAX_ENVELOPE_BYTES, Envelope, Statement, read_private_key, sign, stamp, verify
 
@@ -72,11 +72,11 @@ class Signer:
         return found
 
 
-def promote(catalogue: Catalogue, signer: Signer, wanted: Statement) -> tuple[Statement, bool]:
+def promote(client: Client, signer: Signer, wanted: Statement) -> tuple[Statement, bool]:
     """Sign the next statement of a channel and promote it, unless the newest one says the same for long enough.
 
     Args:
-        catalogue: where.
+        client: where.
         signer: who.
         wanted: what; its serial does not matter.
 
@@ -87,12 +87,12 @@ def promote(catalogue: Catalogue, signer: Signer, wanted: Statement) -> tuple[St
         ServerError: the server refuses; or others were faster each time.
     """
     for _ in range(ATTEMPTS):
-        envelope = catalogue.newest(wanted.task, wanted.channel)
+        envelope = client.newest(wanted.task, wanted.channel)
         if (own := signer.verified(envelope)) and _says(own, wanted):
             return own, False
         statement = dataclasses.replace(wanted, serial=envelope.statement.serial + 1 if envelope else 1)
         try:
-            catalogue.promote(statement.task, statement.channel, statement.version, signer.sign(statement))
+            client.promote(statement.task, statement.channel, statement.version, signer.sign(statement))
         except ServerError as error:
             if error.status != HTTPStatus.CONFLICT:
                 raise

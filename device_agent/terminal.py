@@ -70,7 +70,7 @@ def checked_name(ctx: click.Context, param: click.Parameter, value: str) -> str:
     return value
 
 
-def catalogue_options(function: Callable[..., None]) -> Callable[..., None]:
+def server_options(function: Callable[..., None]) -> Callable[..., None]:
     """What every verb takes that speaks with a server: --server, --token and --timeout."""
     for option in (
         click.option(

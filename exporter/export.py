@@ -9,12 +9,9 @@ from edge_qprompt.backbone import Backbone, Manifest, PrecisionRecord, VisionCon
 from exporter import gates
 from exporter.folder import fingerprint, new_folder, write_manifest, write_prompted, write_text
 from exporter.gates import Sample
-from exporter.image_graph import write_image_graph
-from exporter.int8 import PRECISION as INT8
-from exporter.quantize import add_precisions, tell
-from exporter.source import Source
-from exporter.tokenizer_file import write_tokenizer
-from exporter.vision import vision_config, vision_tensors
+from exporter.graphs import write_image_graph
+from exporter.quantize import INT8, add_precisions, tell
+from exporter.source import Source, vision_config, vision_tensors, write_tokenizer
 
 Report = Callable[[str], None]
 

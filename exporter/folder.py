@@ -31,8 +31,7 @@ from edge_qprompt.backbone import (
 )
 from edge_qprompt.errors import ExportError
 from edge_qprompt.files import sha256_of, sync_folder
-from exporter.text_graph import write_text_graph
-from exporter.vision_graph import write_vision_graph
+from exporter.graphs import write_text_graph, write_vision_graph
 
 INT8_LEVELS = 127
 TOOLS = ("torch", "onnx", "onnxruntime", "open_clip_torch", "timm", "numpy", "edge-qprompt")

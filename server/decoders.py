@@ -171,7 +171,8 @@ class DecoderPool:
             said = f"{job.name} takes long to decode, and others are waiting: try again, or save it as an ordinary JPEG"
             raise Problem(503, said, AGAIN_SECONDS) from error
         except asyncio.CancelledError:  # its time is up, or its client has left
-            run.end()
+            if run in self._runs:  # else it was done just before, and its decoder may have another photo already
+                run.end()
             raise
 
     def _done(self, run: _Run, ended: asyncio.Future[Bytes]) -> None:

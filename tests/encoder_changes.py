@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from edge_qprompt.backbone.backbone import Backbone
 from edge_qprompt.pack.pack import Method, Pack, PackTensor, Precision, Role, Section, Tag, names_section
 from edge_qprompt.photos.photo import decode_photo, to_pixels
-from exporter.source import import_open_clip
+from exporter.source.source import import_open_clip
 
 NAMES = ["bag", "ankle boot", "sandal"]
 LAYERS, WIDTH = 3, 64  # of VIT's image tower

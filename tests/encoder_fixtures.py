@@ -8,7 +8,7 @@ from encoder_changes import Exported
 from small_models import VIT, build, save
 
 from edge_qprompt.backbone.backbone import Backbone
-from exporter.command import command
+from exporter.commands.export import command
 
 
 @pytest.fixture(scope="module", params=["float32", "float16"])

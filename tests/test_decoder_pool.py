@@ -66,6 +66,25 @@ def test_a_photo_is_decoded() -> None:
     run(test)
 
 
+def test_a_photo_that_is_called_off_as_it_is_done_leaves_a_decoder_that_works(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def test() -> None:
+        async with pool() as (decoders, _):
+            done = decoders._done
+
+            def call_off(*of: Any) -> None:
+                done(*of)  # its decoder is free for others now
+                asking.cancel()
+
+            monkeypatch.setattr(decoders, "_done", call_off)
+            asking = asyncio.create_task(decoders.views("me", PHOTO, JOB))
+            with pytest.raises(asyncio.CancelledError):
+                await asking
+            monkeypatch.setattr(decoders, "_done", done)
+            assert (await decoders.views("me", PHOTO, JOB)).shape == (1, 3, 32, 32)
+
+    run(test)
+
+
 def test_a_slow_photo_alone_may_take_its_time_and_is_refused_by_its_cost() -> None:
     async def test() -> None:
         async with pool() as (decoders, abandoned):

@@ -23,10 +23,11 @@ from edge_qprompt.backbone.manifest import Manifest
 from edge_qprompt.errors import ExportError
 from edge_qprompt.photos.photo import decode_photo, to_pixels
 from exporter import export as export_module
-from exporter import gates, quantize
-from exporter.command import command
+from exporter import gates
+from exporter.commands.export import command
 from exporter.photos import DEMO
-from exporter.source import import_open_clip
+from exporter.quantize import precisions as quantize
+from exporter.source.source import import_open_clip
 
 NAMES = ["ankle boot", "t-shirt", "sandal"]
 PREPROCESS = {"mean": [0.5, 0.4, 0.3], "std": [0.2, 0.3, 0.4], "interpolation": "bilinear", "resize_mode": "squash"}
@@ -260,6 +261,8 @@ def test_unreadable_photos_are_counted(vit: Exported, tmp_path: Path, monkeypatc
 
 
 def test_the_command_itself_is_light() -> None:
-    code = "import sys, exporter.command; print(sorted({'torch', 'open_clip', 'onnx', 'onnxruntime', 'timm'} & set(sys.modules)))"
+    code = (
+        "import sys, exporter.commands.export as e; print(sorted({'torch', 'open_clip', 'onnx', 'onnxruntime'} & {*sys.modules}))"
+    )
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=100)
     assert found.stdout.strip() == "[]"

@@ -14,11 +14,11 @@ from small_models import RESNET, VIT, build
 
 from edge_qprompt.backbone.manifest import PrecisionRecord
 from edge_qprompt.backbone.session import Session
-from exporter import equalize, int8, int8_graph
-from exporter.image_graph import write_image_graph
-from exporter.int8_graph import DynamicGraph
-from exporter.quantize import RECIPES, Static
-from exporter.quantized_graph import calibrate, folded
+from exporter.graphs.traced import write_image_graph
+from exporter.quantize import equalize, int8, int8_graph
+from exporter.quantize.int8_graph import DynamicGraph
+from exporter.quantize.precisions import RECIPES, Static
+from exporter.quantize.rewrite import calibrate, folded
 
 
 def outlier_channels(model: Any, factor: float) -> None:

@@ -18,15 +18,15 @@ from edge_qprompt.backbone.manifest import Preprocess
 from edge_qprompt.backbone.tokenizer import Tokenizer
 from edge_qprompt.errors import ExportError, MissingExtraError
 from edge_qprompt.photos.photo import decode_photo, to_pixels
-from exporter import source
-from exporter.command import command
+from exporter.commands.export import command
 from exporter.folder import fingerprint
 from exporter.gates import HARD_NAMES
 from exporter.photos import DEMO, EVERYDAY, find_photos
 from exporter.request import Request
-from exporter.source import Source, import_open_clip, load
-from exporter.supported import TEXT_RULES, check_supported
-from exporter.tokenizer_file import write_tokenizer
+from exporter.source import source
+from exporter.source.source import Source, import_open_clip, load
+from exporter.source.supported import TEXT_RULES, check_supported
+from exporter.source.tokenizer_file import write_tokenizer
 
 DATASETS = Path(__file__).parents[2] / "shared" / "datasets"
 UNSUPPORTED = {

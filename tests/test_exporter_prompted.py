@@ -15,8 +15,8 @@ from small_models import RESNET, TIMM, VIT, build
 from edge_qprompt.backbone.manifest import Manifest, VisionConfig
 from edge_qprompt.errors import EdgeQPromptError, ExportError
 from exporter import export as export_module
-from exporter.command import command
-from exporter.vision import vision_config, vision_tensors
+from exporter.commands.export import command
+from exporter.source.vision import vision_config, vision_tensors
 
 pytest_plugins = ("encoder_fixtures",)
 

@@ -17,7 +17,7 @@ from edge_qprompt.backbone.manifest import TextConfig, VisionConfig
 from edge_qprompt.backbone.weights import Weights
 from edge_qprompt.errors import BackboneError
 from edge_qprompt.learn.settings import EngineSettings
-from edge_qprompt.learn.step.engine import choose
+from edge_qprompt.learn.step import choose
 from edge_qprompt.learn.towers.fake_quant import rounded, rounded_weight
 from edge_qprompt.learn.towers.image import VisionTower
 from edge_qprompt.learn.towers.text import TextTower
@@ -232,12 +232,12 @@ def test_products_of_another_tower_are_refused(tmp_path: Path) -> None:
             TextTower(weights, TEXT, wrong)
 
 
-def test_a_quantized_tower_takes_the_readable_engine(tmp_path: Path) -> None:
+def test_a_quantized_tower_is_computed_in_float32(tmp_path: Path) -> None:
     eight = [Product("", 8 * (len(places) == 1), (None,) * len(places), 0.0, 0.0) for places in KINDS] * LAYERS
     tower, start = TextTower(some_weights(tmp_path), TEXT, eight), draw(51, 3, W, scale=0.3)
     suffixes = tower.suffixes(ROWS, 3)
-    engine = choose(EngineSettings("fused"), tower, suffixes, start, lambda encode, ctx: encode(ctx).sum())
-    assert (engine.name, engine.note.split(", ")[1]) == ("autograd", "the text tower is quantized")
+    engine = choose(EngineSettings("float32"), tower, ROWS, start, lambda encode, ctx: encode(ctx).sum())
+    assert (engine.name, engine.note.split(", ")[1]) == ("float32", "the text tower is quantized")
     assert torch.equal(engine.encode(start), tower(start, suffixes))
 
 

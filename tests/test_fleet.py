@@ -26,7 +26,7 @@ from fleet import (
     fails,
 )
 
-from device_agent.catalogue import Catalogue, Limits
+from device_agent.client import Client, Limits
 from device_agent.signer import Signer, promote
 from edge_qprompt import Pack
 from edge_qprompt.errors import ServerError
@@ -159,9 +159,9 @@ def test_facts_that_a_server_made_up_are_shown_on_one_line(fleet: Fleet) -> None
 
 
 def test_what_is_sent(fleet: Fleet, first: Pack) -> None:
-    with Catalogue(f"{fleet.url}/", TOKEN) as catalogue:
-        assert catalogue.publish("flowers", first.encode()) == (1, ())
-        assert catalogue.pack(first.pack_id, first.size) == first.encode()
+    with Client(f"{fleet.url}/", TOKEN) as client:
+        assert client.publish("flowers", first.encode()) == (1, ())
+        assert client.pack(first.pack_id, first.size) == first.encode()
     (_, _, headers), (_, path, _) = fleet.seen
     assert headers["Authorization"] == f"Bearer {TOKEN}"
     assert headers["Accept-Encoding"] == "identity"
@@ -174,22 +174,22 @@ def test_the_transport_is_a_seam_and_a_path_of_the_server_is_kept() -> None:
         page = {"tasks": [{"name": request.url.path.strip("/").replace("/", ".")}], "next": None}
         return httpx.Response(200, headers={"Content-Type": JSON}, stream=httpx.ByteStream(json.dumps(page).encode()))
 
-    with Catalogue("https://example.org/packs", transport=httpx.MockTransport(handle)) as catalogue:
-        assert [row["name"] for row in catalogue.tasks()] == ["packs.v1.tasks"]
+    with Client("https://example.org/packs", transport=httpx.MockTransport(handle)) as client:
+        assert [row["name"] for row in client.tasks()] == ["packs.v1.tasks"]
 
 
 def test_limits_are_those_that_are_given(fleet: Fleet, publisher: Publisher, first: Pack) -> None:
     assert publisher.push(first).code == 0
-    with Catalogue(fleet.url, limits=Limits(envelope_bytes=100)) as catalogue, pytest.raises(ServerError, match="100 bytes"):
-        catalogue.envelope("flowers", "stable")
+    with Client(fleet.url, limits=Limits(envelope_bytes=100)) as client, pytest.raises(ServerError, match="100 bytes"):
+        client.envelope("flowers", "stable")
 
 
 def test_promote_returns_what_holds(fleet: Fleet, key: Path, first: Pack) -> None:
     fleet.packs["flowers"] = [first.encode()]
     wanted = about(first, 77)
-    with Catalogue(fleet.url, TOKEN) as catalogue:
-        assert promote(catalogue, Signer(key), wanted) == (dataclasses.replace(wanted, serial=1), True)
-        assert promote(catalogue, Signer(key), wanted) == (dataclasses.replace(wanted, serial=1), False)
+    with Client(fleet.url, TOKEN) as client:
+        assert promote(client, Signer(key), wanted) == (dataclasses.replace(wanted, serial=1), True)
+        assert promote(client, Signer(key), wanted) == (dataclasses.replace(wanted, serial=1), False)
 
 
 # start-up

@@ -19,7 +19,7 @@ from edge_qprompt.classify.residual import bias_section
 from edge_qprompt.errors import PackError
 from edge_qprompt.pack.pack import Method, PackTensor, Precision, Role, Section, names_section, templates_section
 from edge_qprompt.photos.features import extract
-from exporter.command import command
+from exporter.commands.export import command
 
 PHOTOS = [DEMO / "test" / "bag" / f"{i}.png" for i in (3, 11, 5)]
 NAMES = ("bag", "ankle boot", "sandal")

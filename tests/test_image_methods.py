@@ -32,7 +32,7 @@ from edge_qprompt.pack.pack import Pack, Role
 from edge_qprompt.photos.dataset import Dataset, load_dataset
 from edge_qprompt.photos.features import Views, extract, read_views
 from edge_qprompt.photos.photo import normalise
-from exporter.command import command
+from exporter.commands.export import command
 
 LR, STEPS, TEMPLATE = 0.02, 4, "a photo of a {}."
 SETTINGS = MethodSettings(lora_dropout=0.0)
@@ -186,7 +186,7 @@ def test_a_pack_says_through_onnxruntime_what_the_towers_say(case: Case, name: s
     loop = LoopSettings(epochs=3, batch=4, lr=0.05, warmup_lr=0.05, optimiser="sgd")
     result = adapt(case.backbone, case.data, AdaptSettings(name, views=2, loop=loop, method_settings=SETTINGS), tmp_path / "c")
     assert result.run.steps == 9
-    assert result.engine[0] == "autograd"
+    assert result.engine[0] == "float32"
     pack = Pack.decode(result.pack.encode())
     values = {Role(tensor.role): torch.from_numpy(tensor.values()) for tensor in pack.tensors}
     towers = case.problem.towers

@@ -28,7 +28,7 @@ from edge_qprompt.learn.methods.registry import METHODS, Methods
 from edge_qprompt.learn.methods.zero_shot import GENERAL
 from edge_qprompt.learn.problem import Problem
 from edge_qprompt.learn.settings import EngineSettings, MethodSettings
-from edge_qprompt.learn.step.engine import choose
+from edge_qprompt.learn.step import choose
 from edge_qprompt.learn.towers.towers import Towers
 from edge_qprompt.pack.pack import Pack, Precision, Role
 from edge_qprompt.photos import load_dataset
@@ -63,9 +63,8 @@ def case(tmp_path_factory: pytest.TempPathFactory) -> Case:
     labels = torch.arange(PHOTOS) % len(NAMES)
     features = F.normalize(by_hand[labels] + 0.05 * torch.randn(PHOTOS, dims, generator=draws), dim=-1)[:, None]
     labels[::3] = (labels[::3] + 1) % len(NAMES)  # where photos and the hand-written prompt disagree, gradients conflict
-    suffixes = pair.ours.suffixes(rows, N_CTX)
     towers = Towers(Backbone.open("nano"), NAMES)  # for methods that are not tested here
-    engine = choose(EngineSettings("fused"), pair.ours, suffixes, start, lambda encode, ctx: encode(ctx).sum())
+    engine = choose(EngineSettings("float32"), pair.ours, rows, start, lambda encode, ctx: encode(ctx).sum())
     return Case(Problem(start, SCALE, features, labels, by_hand, lambda: engine, towers), pair, rows)
 
 

@@ -13,7 +13,7 @@ from nano_fidelity import accuracy, float_image_features, float_text_features
 from edge_qprompt import Backbone
 from edge_qprompt.photos.dataset import load_dataset
 from edge_qprompt.photos.features import extract
-from exporter.nano import build, image_tower, text_tensors
+from recipes.nano import build, image_tower, text_tensors
 
 NANO = Path(__file__).parent.parent.parent / "shared" / "nano"
 MAX_MB = 15
@@ -50,7 +50,7 @@ def test_zero_shot_accuracy_is_the_recorded_one(weights: Path, shared: Path) -> 
 def test_the_committed_folder_is_what_the_script_builds(
     weights: Path, tmp_path: Path, photos: MakePhotos, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("exporter.nano.PHOTOS", photos())  # what the stored encoder is compared on: a few are enough
+    monkeypatch.setattr("recipes.nano.PHOTOS", photos())  # what the stored encoder is compared on: a few are enough
     manifest = build(weights, weights.with_suffix(".json"), tmp_path / "nano")
     committed = Backbone.open("nano")
     # not the fingerprint: the head is a product of matrices, whose last bits differ between processors

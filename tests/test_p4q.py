@@ -29,7 +29,7 @@ from edge_qprompt.learn.loop import learn
 from edge_qprompt.learn.methods.registry import METHODS, OURS
 from edge_qprompt.learn.problem import Problem, initial_context
 from edge_qprompt.learn.settings import AdaptSettings, EngineSettings, LoopSettings, MethodSettings
-from edge_qprompt.learn.step.engine import choose
+from edge_qprompt.learn.step import choose
 from edge_qprompt.learn.teacher import Teacher
 from edge_qprompt.learn.towers.towers import Towers
 from edge_qprompt.pack.pack import Method, Pack, Precision, Role
@@ -62,8 +62,7 @@ def case(tmp_path_factory: pytest.TempPathFactory, nano: Backbone) -> Case:
     labels = torch.arange(PHOTOS) % len(NAMES)
     features = near(by_hand[labels], 0.2)
     teacher = Teacher(near(features, 0.1)[:, None], near(by_hand, 0.1))
-    suffixes = pair.ours.suffixes(rows, N_CTX)
-    engine = choose(EngineSettings("autograd"), pair.ours, suffixes, start, lambda encode, ctx: encode(ctx).sum())
+    engine = choose(EngineSettings("float32"), pair.ours, rows, start, lambda encode, ctx: encode(ctx).sum())
     problem = Problem(start, SCALE, features[:, None], labels, by_hand, lambda: engine, Towers(nano, NAMES), teacher)
     given = Inputs.of(METHODS["p4q"](problem, MethodSettings()), problem, (), None).values[:, 0]
     return Case(problem, pair, rows, given)
@@ -154,7 +153,7 @@ def test_a_pack_answers_as_it_was_trained(nano: Backbone, tmp_path: Path, name: 
     by_hand = zero_shot(nano, data.names).class_features
     teacher = Teacher(torch.from_numpy(features), torch.from_numpy(by_hand))
     start = initial_context(nano, N_CTX, 1)
-    problem = Problem.of(nano, data.names, start, features, labels, by_hand, EngineSettings("fused"), teacher)
+    problem = Problem.of(nano, data.names, start, features, labels, by_hand, EngineSettings("float32"), teacher)
     method = METHODS[name](problem, MethodSettings())
     given = torch.cat([problem.features, teacher.features], dim=-1)
     learn(method, given, problem.labels, LoopSettings(epochs=20))
@@ -194,7 +193,7 @@ def test_the_whole_way_on_a_quantized_backbone(nano: Backbone, tmp_path: Path) -
     settings = AdaptSettings("qp4q", shots=4, loop=LoopSettings(epochs=30))
     found = adapt(backbone, data, settings, progress=lambda stage, *_: stages.add(stage))
     assert (found.pack.method, found.pack.precision) == (Method.QP4Q, Precision.INT8)
-    assert found.engine[0] == "autograd"
+    assert found.engine[0] == "float32"
     assert "quantized" in found.engine[1]
     assert "encode in fp32" in stages
     assert found.run.losses[-1] < found.run.losses[0] / 1.5

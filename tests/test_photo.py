@@ -21,7 +21,7 @@ from edge_qprompt.backbone.manifest import Preprocess
 from edge_qprompt.errors import PhotoError
 from edge_qprompt.photos import photo
 from edge_qprompt.photos.photo import decode_photo, random_view, read_photo, to_pixels
-from exporter.torchvision_schemas import define_missing_schemas
+from exporter.source.torchvision_schemas import define_missing_schemas
 
 SETTINGS = Preprocess(32, 40, "shortest", "bicubic", (0.5, 0.4, 0.3), (0.2, 0.3, 0.4), fill=10)
 ORIENTATION = 0x0112  # EXIF tag

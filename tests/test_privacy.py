@@ -150,7 +150,9 @@ def test_who_wants_to_report_can(given: str | None, kept: str) -> None:
     assert done.stdout.strip() == kept
 
 
-@pytest.mark.parametrize("module", ["edge_qprompt.backbone.session", "exporter.int8_graph", "exporter.equalize", "server.app"])
+@pytest.mark.parametrize(
+    "module", ["edge_qprompt.backbone.session", "exporter.quantize.int8_graph", "exporter.quantize.equalize", "server.app"]
+)
 def test_onnxruntime_is_imported_when_that_is_decided(module: str) -> None:
     code = f"""if True:
     import importlib, os, sys

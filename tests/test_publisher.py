@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from fleet import DAY, OTHER_KEY, Device, Fleet, Publisher, about, command, fails, newest, pack_of
 
-from device_agent.catalogue import VERSIONS, Catalogue
+from device_agent.client import VERSIONS, Client
 from edge_qprompt import Backbone, Pack
 from edge_qprompt.errors import ServerError
 from edge_qprompt.pack.pack import names_section
@@ -146,14 +146,14 @@ def test_versions_come_in_pages(fleet: Fleet, nano: Backbone) -> None:
     packs = many(nano, 2 * VERSIONS + 5)
     fleet.packs["flowers"] = [pack.encode() for pack in packs]
     expected = [(number, packs[number - 1].pack_id) for number in range(len(packs), 0, -1)]
-    with Catalogue(fleet.url) as catalogue:
-        assert list(catalogue.versions("flowers")) == expected
+    with Client(fleet.url) as client:
+        assert list(client.versions("flowers")) == expected
         assert len(asked(fleet)) == 3
-        assert next(catalogue.versions("flowers")) == expected[0]
+        assert next(client.versions("flowers")) == expected[0]
         assert asked(fleet) == [f"limit={VERSIONS}"]  # no page before it is needed
-        assert list(catalogue.versions("flowers", VERSIONS + 3)) == expected[-VERSIONS - 2 :]
+        assert list(client.versions("flowers", VERSIONS + 3)) == expected[-VERSIONS - 2 :]
         assert asked(fleet) == [f"limit={VERSIONS}&before={VERSIONS + 3}", f"limit={VERSIONS}&before=3"]
-        assert list(catalogue.versions("flowers", 1)) == []
+        assert list(client.versions("flowers", 1)) == []
 
 
 def test_rollback_to_a_version_beyond_the_first_page(fleet: Fleet, publisher: Publisher, nano: Backbone) -> None:
@@ -195,14 +195,14 @@ def test_rollback_on_a_server_that_knows_no_pages(fleet: Fleet, publisher: Publi
 )
 def test_versions_that_are_none(fleet: Fleet, page: Any, said: str) -> None:
     fleet.instead["/v1/tasks/flowers"] = lambda handler: handler.json(page)
-    with Catalogue(fleet.url) as catalogue, pytest.raises(ServerError, match=said):
-        list(catalogue.versions("flowers"))
+    with Client(fleet.url) as client, pytest.raises(ServerError, match=said):
+        list(client.versions("flowers"))
 
 
 def test_an_endless_list_of_versions_ends(fleet: Fleet) -> None:
     fleet.instead["/v1/tasks/flowers"] = lambda handler: handler.json({"versions": [], "next": 10**6 - len(fleet.seen)})
-    with Catalogue(fleet.url) as catalogue, pytest.raises(ServerError, match="versions of flowers on more than 100 pages"):
-        list(catalogue.versions("flowers"))
+    with Client(fleet.url) as client, pytest.raises(ServerError, match="versions of flowers on more than 100 pages"):
+        list(client.versions("flowers"))
     assert len(fleet.seen) == 100
 
 

@@ -13,7 +13,7 @@ from edge_qprompt.backbone.fixed_point import Quantization, quantization_json
 from edge_qprompt.errors import BackboneError
 from edge_qprompt.pack.pack import Precision
 
-pytest.importorskip("exporter.quantize", reason="needs the export extra")
+pytest.importorskip("exporter.quantize.precisions", reason="needs the export extra")
 
 
 @pytest.fixture(scope="module")
@@ -39,8 +39,8 @@ def small(tmp_path_factory: pytest.TempPathFactory, edge_qprompt_command: Comman
 
 
 def test_the_command_offers_what_there_are_recipes_for() -> None:
-    from exporter.quantize import RECIPES
-    from exporter.quantize_command import PRECISIONS
+    from exporter.commands.quantize import PRECISIONS
+    from exporter.quantize.precisions import RECIPES
 
     assert tuple(RECIPES) == PRECISIONS
 

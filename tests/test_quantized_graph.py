@@ -19,11 +19,11 @@ from edge_qprompt import Backbone
 from edge_qprompt.backbone.fixed_point import quantization_json, quantized_weight
 from edge_qprompt.learn.towers.image import VisionTower
 from edge_qprompt.learn.towers.towers import Towers
-from exporter.command import command as export
-from exporter.image_graph import write_image_graph
-from exporter.quantize import RECIPES, add_precisions, sample_of
-from exporter.quantized_graph import Recipe, calibrate, folded, quantize
-from exporter.vision_graph import write_vision_graph
+from exporter.commands.export import command as export
+from exporter.graphs.image import write_vision_graph
+from exporter.graphs.traced import write_image_graph
+from exporter.quantize.precisions import RECIPES, add_precisions, sample_of
+from exporter.quantize.rewrite import Recipe, calibrate, folded, quantize
 
 NAMES = ("cat", "very large dog", "eiffel tower", "bag")
 

@@ -10,7 +10,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from edge_qprompt.backbone.fixed_point import Range
 
-ranges = pytest.importorskip("exporter.ranges", reason="needs the export extra")
+ranges = pytest.importorskip("exporter.quantize.ranges", reason="needs the export extra")
 
 
 def sampler(*batches: np.ndarray) -> ranges.Sampler:

@@ -15,7 +15,7 @@ from edge_qprompt import Backbone, Classifier, Pack
 from edge_qprompt.pack.pack import Precision, Role
 from edge_qprompt.photos.photo import decode_photo, to_pixels
 
-source = pytest.importorskip("exporter.source", reason="needs the export extra")
+source = pytest.importorskip("exporter.source.source", reason="needs the export extra")
 NAME = "ViT-B-32"
 PHOTO = DEMO / "test" / "bag" / "3.png"
 

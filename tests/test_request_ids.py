@@ -12,7 +12,7 @@ from typing import Any
 import httpx
 import pytest
 from apis import PHOTO, Api
-from servers import LiveServer, token
+from servers import LiveServer, token, until
 from starlette.applications import Starlette
 from starlette.testclient import TestClient
 
@@ -139,4 +139,4 @@ def test_what_is_logged_during_a_request_names_it(live: LiveServer) -> None:
         assert [line["event"] for line in lines(live, "broken", 2)] == ["the database failed", "not ready"]  # in a thread, too
     finally:
         (Path(live.store) / "moved").rename(Path(live.store) / "catalogue.sqlite3")
-    assert httpx.get(live.url + "/readyz").status_code == 200
+    until(lambda: httpx.get(live.url + "/readyz").status_code == 200)

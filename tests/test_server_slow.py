@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import socket
 import time
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 
 import hostile
 from hostile import CLOSE, HOST, PHOTO, classify, quoted, request, statuses, talk
 from hostile_photos import jpeg_with, segment
+from servers import until
 from targets import BODY_MB, Target, clothes
 
 from edge_qprompt import Backbone
@@ -118,13 +118,6 @@ def test_a_client_that_leaves_gives_its_place_back(target: Target) -> None:
 def metric(target: Target, name: str) -> float:
     lines = target.honest("GET", "/metrics").text.splitlines()
     return next((float(line.rpartition(" ")[2]) for line in lines if line.startswith(name + " ")), 0.0)
-
-
-def until(condition: Callable[[], bool], seconds: float = 10.0) -> None:
-    end = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < end
-        time.sleep(0.02)
 
 
 def test_many_idle_connections(target: Target) -> None:

@@ -9,7 +9,7 @@ from tokenizers import Tokenizer as HuggingFace
 
 from edge_qprompt import Backbone
 from edge_qprompt.errors import PromptError
-from exporter.source import import_open_clip
+from exporter.source.source import import_open_clip
 
 ALPHABETS = (
     "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ 0123456789!\"#$%&'()*+,-./:;<=>?@[\\]^_`{|}~",

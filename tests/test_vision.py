@@ -15,7 +15,7 @@ from edge_qprompt.backbone.backbone import Backbone
 from edge_qprompt.errors import BackboneError
 from edge_qprompt.learn.towers.block import LowRank
 from edge_qprompt.learn.towers.towers import Towers
-from exporter.command import command
+from exporter.commands.export import command
 
 VALUE, GRADIENT = 1e-5, 1e-4  # relative errors in float32
 NAMES = ("cat", "golden retriever", "quokka", "a photograph of the umbrella")

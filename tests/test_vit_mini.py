@@ -14,8 +14,8 @@ from edge_qprompt.learn.adapt import adapt
 from edge_qprompt.learn.settings import AdaptSettings, LoopSettings
 from edge_qprompt.photos.dataset import load_dataset
 
-vit_mini = pytest.importorskip("exporter.vit_mini", reason="needs the export extra")
-from exporter.vit_mini_views import FEATURES, GRID, PIXELS, make, sources, teacher, views_of  # noqa: E402
+vit_mini = pytest.importorskip("recipes.vit_mini", reason="needs the export extra")
+from recipes.vit_mini_views import FEATURES, GRID, PIXELS, make, sources, teacher, views_of  # noqa: E402
 
 DEMO = Path(edge_qprompt.__file__).parent / "data" / "fashion_mnist"
 

@@ -109,14 +109,14 @@ class _Batch(click.ParamType):  # type: ignore[type-arg]  # generic only in newe
     type=click.Choice(ENGINES),
     default="auto",
     show_default=True,
-    help="What computes a step: fused float32, bfloat16, or the readable reference; auto tries bfloat16 where there is some.",
+    help="Precision of a step; auto tries bfloat16 where the processor has it and the step is large.",
 )
 @click.option(
     "--memory",
     type=click.IntRange(1),
     default=MEMORY >> 20,
     show_default=True,
-    help="Megabytes for a step's activations; less is slower.",
+    help="Megabytes that a step may keep; less is slower.",
 )
 @click.option(
     "--report", type=click.Path(path_type=Path, file_okay=False), help="Folder for report.html: curves, confusions, wrong photos."

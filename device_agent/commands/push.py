@@ -17,7 +17,7 @@ LOCAL = ("pack", "skipped")  # paths on this machine, which are nobody else's bu
 
 @click.command("push", short_help="Publish a pack on a server, signed for devices.")
 @click.argument("pack", type=click.Path(path_type=Path))
-@terminal.catalogue_options
+@terminal.server_options
 @click.option("--task", required=True, callback=terminal.checked_name, help="Whose next version the pack is.")
 @click.option("--key", type=click.Path(path_type=Path), help="KEY that `edge-qprompt keygen` wrote; signs the statement.")
 @terminal.channel_option
@@ -48,7 +48,7 @@ def command(
       edge-qprompt push flowers.qpk ... --report flowers.json        what `adapt --json > flowers.json` printed
       edge-qprompt push flowers.qpk ... --channel beta               to try it on some devices first
     """
-    from device_agent.catalogue import Catalogue, Limits
+    from device_agent.client import Client, Limits
     from device_agent.signer import Signer, describe, from_now, promote
     from edge_qprompt.pack import Pack
     from edge_qprompt.trust import Statement
@@ -58,16 +58,16 @@ def command(
     opened, learned = Pack.open(pack), _report(report)
     signer = Signer(key) if key and not no_promote else None
     facts: dict[str, Any] = {"task": task, "pack_id": opened.pack_id, "size": opened.size}
-    with Catalogue(server, token, Limits(seconds=timeout)) as catalogue:
-        version, warnings = catalogue.publish(task, opened.encode(), learned)
+    with Client(server, token, Limits(seconds=timeout)) as client:
+        version, warnings = client.publish(task, opened.encode(), learned)
         facts["version"] = version
         for said in warnings:
             terminal.warn(said)
         if signer:
             backbone = opened.fingerprint.hex()
             wanted = Statement(task, channel, 1, version, opened.pack_id, opened.size, backbone, *from_now(expires))
-            facts = describe(*promote(catalogue, signer, wanted))
-    terminal.emit({"server": catalogue.name} | facts, as_json, lines)
+            facts = describe(*promote(client, signer, wanted))
+    terminal.emit({"server": client.name} | facts, as_json, lines)
 
 
 def _report(path: Path | None) -> str | None:

@@ -13,7 +13,7 @@ from device_agent import terminal
 from edge_qprompt.errors import ServerError, SignatureError
 
 if TYPE_CHECKING:
-    from device_agent.catalogue import Catalogue
+    from device_agent.client import Client
 
 
 SHOWN = 10  # versions that an error names
@@ -22,7 +22,7 @@ MOST = (1 << 31) - 2  # version numbers have 31 bits
 
 @click.command("rollback", short_help="Point devices at an earlier version again.")
 @click.argument("name", metavar="NAME", callback=terminal.checked_name)
-@terminal.catalogue_options
+@terminal.server_options
 @click.option(
     "--key", required=True, type=click.Path(path_type=Path), help="KEY that has signed that version; KEY.log must say so."
 )
@@ -52,13 +52,13 @@ def command(
       edge-qprompt rollback flowers --server https://packs.example.org --key fleet
       edge-qprompt rollback flowers --server https://packs.example.org --key fleet --to 3
     """
-    from device_agent.catalogue import Catalogue, Limits
+    from device_agent.client import Client, Limits
     from device_agent.commands.push import lines
     from device_agent.signer import Signer, describe, from_now, promote
 
     signer = Signer(key)
-    with Catalogue(server, token, Limits(seconds=timeout)) as catalogue:
-        version, pack_id = _before_current(catalogue, name, channel) if to is None else _version(catalogue, name, to)
+    with Client(server, token, Limits(seconds=timeout)) as client:
+        version, pack_id = _before_current(client, name, channel) if to is None else _version(client, name, to)
         if (known := signer.signed(name, pack_id)) is None:
             raise SignatureError(
                 f"{signer.log} does not show that this key has signed version {version} of {name}, pack {pack_id[:64]!r}: "
@@ -66,32 +66,32 @@ def command(
             )
         issued, expiry = from_now(expires)
         wanted = dataclasses.replace(known, channel=channel, version=version, issued=issued, expires=expiry)
-        facts = describe(*promote(catalogue, signer, wanted))
-    terminal.emit({"server": catalogue.name} | facts, as_json, lines)
+        facts = describe(*promote(client, signer, wanted))
+    terminal.emit({"server": client.name} | facts, as_json, lines)
 
 
-def _version(catalogue: Catalogue, name: str, wanted: int) -> tuple[int, str]:
+def _version(client: Client, name: str, wanted: int) -> tuple[int, str]:
     """A version and its pack's id."""
-    found = next(catalogue.versions(name, wanted + 1), None)
+    found = next(client.versions(name, wanted + 1), None)
     if found is None or found[0] != wanted:
-        raise ServerError(f"{name} has no version {wanted} on {catalogue.name}, it has {_newest(catalogue, name)}")
+        raise ServerError(f"{name} has no version {wanted} on {client.name}, it has {_newest(client, name)}")
     return found
 
 
-def _before_current(catalogue: Catalogue, name: str, channel: str) -> tuple[int, str]:
+def _before_current(client: Client, name: str, channel: str) -> tuple[int, str]:
     """The version before the one that a channel points at, and its pack's id."""
-    envelope = catalogue.newest(name, channel)
+    envelope = client.newest(name, channel)
     if envelope is None:
         raise ServerError(f"channel {channel} of {name} points nowhere yet: push a pack first")
     current = envelope.statement.version
-    if found := next(catalogue.versions(name, current), None):
+    if found := next(client.versions(name, current), None):
         return found
     raise ServerError(
-        f"{channel} of {name} is version {current}, and there is none before it: choose with --to from {_newest(catalogue, name)}"
+        f"{channel} of {name} is version {current}, and there is none before it: choose with --to from {_newest(client, name)}"
     )
 
 
-def _newest(catalogue: Catalogue, name: str) -> str:
+def _newest(client: Client, name: str) -> str:
     """Numbers of the newest versions."""
-    found = [number for number, _ in itertools.islice(catalogue.versions(name), SHOWN)]
+    found = [number for number, _ in itertools.islice(client.versions(name), SHOWN)]
     return ", ".join(map(str, sorted(found))) or "none"

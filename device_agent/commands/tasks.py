@@ -10,7 +10,7 @@ from device_agent import terminal
 
 
 @click.command("tasks", short_help="List the tasks of a server.")
-@terminal.catalogue_options
+@terminal.server_options
 @terminal.json_option
 def command(server: str, token: str | None, timeout: float, as_json: bool) -> None:
     """List a server's tasks, by name: what channel stable is, its size, and its accuracy where it is known.
@@ -20,15 +20,15 @@ def command(server: str, token: str | None, timeout: float, as_json: bool) -> No
     \b
       edge-qprompt tasks --server https://packs.example.org
     """
-    from device_agent.catalogue import Catalogue, Limits
+    from device_agent.client import Client, Limits
 
-    with Catalogue(server, token, Limits(seconds=timeout)) as catalogue:
-        result = {"server": catalogue.name, "tasks": list(catalogue.tasks())}
+    with Client(server, token, Limits(seconds=timeout)) as client:
+        result = {"server": client.name, "tasks": list(client.tasks())}
     terminal.emit(result, as_json, _lines)
 
 
 def _lines(r: dict[str, Any]) -> list[str]:
-    from device_agent.catalogue import printable
+    from device_agent.client import printable
 
     if not r["tasks"]:
         return [f"there are no tasks on {r['server']}"]

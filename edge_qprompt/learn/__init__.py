@@ -1,7 +1,7 @@
 """Learning: photos in, a pack out. The only room of the library that imports torch, and only when something is learned.
 
 `adapt` is the job, `AdaptSettings` what it can be told, `METHODS` the ways to learn. Below: `methods`, a file each; `towers`, the
-encoders with a gradient; `step`, how they are computed. May import every room but `trust` and `bench`.
+encoders with a gradient. May import every room but `trust` and `bench`.
 """
 
 from __future__ import annotations
@@ -25,18 +25,17 @@ from edge_qprompt.learn.settings import (
     MethodSettings,
     Schedule,
 )
+from edge_qprompt.learn.threads import one_core
 
 if TYPE_CHECKING:
     from edge_qprompt.learn.methods.coop import CoOp
     from edge_qprompt.learn.problem import Problem
-    from edge_qprompt.learn.step.engine import has_bfloat16
-    from edge_qprompt.learn.step.threads import one_core
+    from edge_qprompt.learn.step import has_bfloat16
 
 WITH_TORCH = {  # where the names are whose modules import torch
     "CoOp": "methods.coop",
     "Problem": "problem",
-    "has_bfloat16": "step.engine",
-    "one_core": "step.threads",
+    "has_bfloat16": "step",
 }
 
 __all__ = [

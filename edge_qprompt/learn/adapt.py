@@ -24,6 +24,7 @@ from edge_qprompt.classify import Classifier, Scores, zero_shot
 from edge_qprompt.errors import BackboneError, DataError, MissingExtraError, PromptError
 from edge_qprompt.learn.methods.registry import METHODS
 from edge_qprompt.learn.settings import AdaptSettings, Schedule, default_ctx
+from edge_qprompt.learn.threads import torch_threads
 from edge_qprompt.pack import Method as MethodNumber
 from edge_qprompt.pack import Pack, PackTensor, Precision, Section, Tag, names_section
 from edge_qprompt.photos import Dataset, Features, Photos, Views, extract, load_dataset
@@ -232,7 +233,6 @@ def _learn(
     from edge_qprompt.learn.inputs import Inputs, takes_pixels, takes_teacher
     from edge_qprompt.learn.loop import learn
     from edge_qprompt.learn.problem import Problem, initial_context
-    from edge_qprompt.learn.step.threads import torch_threads
     from edge_qprompt.learn.teacher import Teacher
 
     kind = METHODS[settings.method]

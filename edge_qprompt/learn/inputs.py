@@ -29,7 +29,7 @@ class Inputs:
     Attributes:
         values: (N, V, D) float32; (N, V, 3, S, S) uint8 for methods that take pixels, and (N, V, 2D) float32, the teacher's
             behind the others, for those that take a teacher's.
-        threads: of torch.
+        threads: of torch; 1 where a step has threads of its own.
         engine: its name, and a note about it; empty where there is none.
     """
 
@@ -54,10 +54,10 @@ class Inputs:
             engine = method.engine
             named = (engine.name, engine.note) if engine else ("", "")
             features = [problem.features, *([problem.taught.features] if takes_teacher(method) else [])]
-            return cls(torch.cat(features, dim=-1), engine.torch_threads if engine else 1, named)
+            return cls(torch.cat(features, dim=-1), 1, named)
         pixels = torch.from_numpy(read_views(photos, problem.towers.backbone.manifest.preprocess, views))
         threads = torch.get_num_threads()  # a step through the image tower is worth all of them
-        return cls(pixels, threads, ("autograd", f"{threads} thread{'s' * (threads > 1)}"))
+        return cls(pixels, threads, ("float32", f"{threads} thread{'s' * (threads > 1)}"))
 
 
 def takes_pixels(method: Factory | Method) -> bool:

@@ -19,7 +19,7 @@ from torch import Tensor
 from edge_qprompt.backbone import Backbone, name_tokens
 from edge_qprompt.errors import EdgeQPromptError
 from edge_qprompt.learn.settings import EngineSettings
-from edge_qprompt.learn.step.engine import Encode, Engine, choose
+from edge_qprompt.learn.step import Encode, Engine, choose
 from edge_qprompt.learn.teacher import Teacher
 from edge_qprompt.learn.towers.towers import Towers
 
@@ -77,7 +77,7 @@ class Problem:
         towers = Towers(backbone, tuple(names))
 
         def chosen() -> Engine:
-            return choose(settings, towers.text, towers.text.suffixes(rows, len(start)), start, loss)
+            return choose(settings, towers.text, rows, start, loss)
 
         return cls(start, scale, photos, classes, torch.from_numpy(by_hand), chosen, towers, teacher)
 

@@ -18,7 +18,7 @@ PROMPT_SCALARS = 2048  # of the papers' prompts: 4 tokens of 512
 LEAST_CTX, MOST_CTX = 4, 8  # learned tokens, unless somebody says otherwise
 OPTIMISERS = ("sgd", "adamw")
 MOST_SCALE = 64.0  # nothing larger was measured
-ENGINES = ("auto", "fused", "bfloat16", "autograd")
+ENGINES = ("auto", "float32", "bfloat16")
 MEMORY = 512 << 20  # bytes
 
 
@@ -124,7 +124,7 @@ class EngineSettings:
 
     Attributes:
         name: one of ENGINES.
-        memory: bytes that a fused step may keep between forward and backward.
+        memory: bytes that a step may keep for its gradient; what is more is computed once more.
     """
 
     name: str = "auto"

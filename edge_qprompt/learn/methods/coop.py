@@ -8,7 +8,7 @@ from torch import Tensor
 
 from edge_qprompt.learn.problem import Problem
 from edge_qprompt.learn.settings import MethodSettings, Schedule
-from edge_qprompt.learn.step.engine import Engine
+from edge_qprompt.learn.step import Engine
 from edge_qprompt.pack import Method as MethodNumber
 from edge_qprompt.pack import PackTensor, Role, Section
 

@@ -8,7 +8,7 @@ Symbols: W width, H heads, d = W / H, T queries, S keys, r rank of an addition.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 import torch.nn.functional as F
@@ -24,7 +24,7 @@ QKV = range(3)
 
 @dataclass(frozen=True)
 class Linear:
-    """A frozen x W^T + b, of x in a range where there is one."""
+    """A frozen x W^T + b, of x in a range where there is one; the product in bfloat16 where the weight is."""
 
     weight: Tensor
     bias: Tensor
@@ -32,11 +32,17 @@ class Linear:
 
     def __call__(self, x: Tensor) -> Tensor:
         """Any leading shape."""
+        if self.weight.dtype is torch.bfloat16:
+            return F.linear(x.bfloat16(), self.weight).float() + self.bias
         return F.linear(rounded(x, self.input), self.weight, self.bias)
 
     def rows(self, start: int, end: int) -> Linear:
         """The part that makes outputs start to end."""
         return Linear(self.weight[start:end], self.bias[start:end], self.input)
+
+    def in_bfloat16(self) -> Linear:
+        """The same with its weight in bfloat16; the bias stays."""
+        return replace(self, weight=self.weight.bfloat16())
 
 
 @dataclass(frozen=True)
@@ -58,7 +64,7 @@ class Attention:
         Args:
             q: (..., T, d).
             k, v: (..., S, d).
-            mask: (T, S), true where a query sees a key; None where all see all.
+            mask: (..., T, S), added to the scores: 0 where a query sees a key, else -inf; None where all see all.
 
         Returns:
             (..., T, d).
@@ -67,7 +73,7 @@ class Attention:
             return F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
         scores = rounded(q * q.shape[-1] ** -0.5, self.q) @ rounded(k, self.k).transpose(-1, -2)  # (..., T, S)
         if mask is not None:
-            scores = scores.masked_fill(~mask, -torch.inf)
+            scores = scores + mask
         return rounded(scores.softmax(dim=-1), self.mix) @ rounded(v, self.v)
 
 
@@ -123,6 +129,11 @@ class Block:
     fc: Linear
     proj: Linear
     activation: str
+
+    def in_bfloat16(self) -> Block:
+        """The same with its products in bfloat16, but for attention's."""
+        low = {name: getattr(self, name).in_bfloat16() for name in ("qkv", "out", "fc", "proj")}
+        return replace(self, **low)
 
     def project(self, h: Tensor, low: LowRank | None = None, parts: range = QKV) -> Tensor:
         """Those of q, k and v that `parts` says, side by side, of the first norm's output: (..., W) -> (..., len(parts) W)."""

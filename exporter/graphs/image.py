@@ -11,7 +11,7 @@ from pathlib import Path
 from onnx import TensorProto, helper
 
 from edge_qprompt.backbone import IMAGE_PROMPTED, IMAGE_WEIGHTS, VisionConfig
-from exporter.graph import Graph, block
+from exporter.graphs.graph import Graph, block
 
 
 def write_vision_graph(folder: Path, config: VisionConfig, size: int, embed_dim: int, *, plain: str = "") -> None:

@@ -11,7 +11,7 @@ import numpy as np
 from onnx import TensorProto, helper
 
 from edge_qprompt.backbone import TEXT_ONNX, TEXT_PROMPTED, TEXT_WEIGHTS, TextConfig
-from exporter.graph import Graph, block
+from exporter.graphs.graph import Graph, block
 
 MASKED = -1e9  # a finite minus infinity: no NaN from 0 x inf in any execution provider
 

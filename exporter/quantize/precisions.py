@@ -33,14 +33,13 @@ from edge_qprompt.backbone import (
 from edge_qprompt.errors import ExportError
 from edge_qprompt.files import sha256_of
 from exporter import gates
-from exporter.equalize import Feeds
 from exporter.folder import versions
 from exporter.gates import Sample
-from exporter.int8 import PRECISION as INT8
-from exporter.int8 import Int8Result, Way, write_int8
-from exporter.int8_graph import DynamicGraph
-from exporter.quantized_graph import Calibrated, Recipe, calibrate, folded, quantize
-from exporter.vision_graph import write_vision_graph
+from exporter.graphs import write_vision_graph
+from exporter.quantize.equalize import Feeds
+from exporter.quantize.int8 import INT8, Int8Result, Way, write_int8
+from exporter.quantize.int8_graph import DynamicGraph
+from exporter.quantize.rewrite import Calibrated, Recipe, calibrate, folded, quantize
 
 RECIPES: Mapping[str, Recipe] = {INT8: Recipe(8, 8, 8), "w4a8": Recipe(4, 8, 8, integers=True), "w4a4": Recipe(4, 4, 8)}
 CALIBRATION_PHOTOS = 32

@@ -1,7 +1,7 @@
-"""A server's catalogue of packs, over HTTP: the one place where this command speaks with a network.
+"""A client of a server, over HTTP: the one place where this package speaks with a network.
 
-    with Catalogue("https://packs.example.org", token) as catalogue:
-        envelope = catalogue.envelope("flowers", "stable")
+    with Client("https://packs.example.org", token) as client:
+        envelope = client.envelope("flowers", "stable")
 
 What comes back is bounded in bytes and seconds, and believed by others: see `edge_qprompt.trust.update`.
 Redirects are not followed and nothing is decompressed. One deadline covers an exchange from the
@@ -81,7 +81,7 @@ class Published(NamedTuple):
     warnings: tuple[str, ...]
 
 
-class Catalogue:
+class Client:
     """See the module. A context manager, since it keeps its connection; every call may raise a ServerError.
 
     Args:
@@ -110,7 +110,7 @@ class Catalogue:
         )
         self._runner = asyncio.Runner()
 
-    def __enter__(self) -> Catalogue:
+    def __enter__(self) -> Client:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:

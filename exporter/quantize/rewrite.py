@@ -27,9 +27,9 @@ from onnx.version_converter import convert_version
 
 from edge_qprompt.backbone import Product, Range, quantized_weight
 from edge_qprompt.errors import ExportError
-from exporter.equalize import Feeds, capture, correct_biases, drop_unread, gemms_as_matmuls, initializers
-from exporter.image_graph import MAX_GRAPH_BYTES
-from exporter.ranges import Sampler, sample
+from exporter.graphs import MAX_GRAPH_BYTES
+from exporter.quantize.equalize import Feeds, capture, correct_biases, drop_unread, gemms_as_matmuls, initializers
+from exporter.quantize.ranges import Sampler, sample
 
 OPSET = 21  # the first with integers of 4 bits
 UNSIGNED = 128  # zero point of 8-bit weights

@@ -27,9 +27,9 @@ from edge_qprompt.backbone import Preprocess, TextConfig
 from edge_qprompt.errors import ExportError, MissingExtraError
 from edge_qprompt.files import sha256_of
 from exporter.request import Request
-from exporter.supported import check_supported
-from exporter.tokenizer_file import clip_tokenizer
-from exporter.torchvision_schemas import define_missing_schemas
+from exporter.source.supported import check_supported
+from exporter.source.tokenizer_file import clip_tokenizer
+from exporter.source.torchvision_schemas import define_missing_schemas
 
 MAX_CONFIG_BYTES = 1 << 20
 MAX_REASON_CHARS = 500  # torch lists every missing key

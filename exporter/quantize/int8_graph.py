@@ -17,7 +17,7 @@ import onnx
 from onnxruntime import quantization as ort_quantization
 
 from edge_qprompt.backbone import Product
-from exporter.equalize import Feeds, smooth
+from exporter.quantize.equalize import Feeds, smooth
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,7 @@ import torch
 
 from edge_qprompt.backbone import image_onnx
 from edge_qprompt.errors import ExportError
-from exporter.graph import OPSET
+from exporter.graphs.graph import OPSET
 
 MAX_GRAPH_BYTES = 1_900_000_000  # protobuf ends at 2 GiB, and the graph needs some of it
 TRACED_BATCH = 2  # torch.export would bake in a batch of 0 or 1

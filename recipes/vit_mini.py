@@ -1,7 +1,7 @@
 """Builds the folder of `vit-mini`, a small ViT to measure methods on that need one; it is not shipped.
 
-    python -m exporter.vit_mini_views --photos ../shared/datasets --drawings openclipart/ --out views/
-    python -m exporter.vit_mini --views views/ --out vit-mini/            two hours on one core
+    python -m recipes.vit_mini_views --photos ../shared/datasets --drawings openclipart/ --out views/
+    python -m recipes.vit_mini --views views/ --out vit-mini/            two hours on one core
 
 The image tower is open_clip's VisionTransformer, distilled from nano's without labels: its class token learns nano's feature
 of the whole view, and each patch, through the same last layers, nano's feature of that place, which is worth many photos
@@ -35,11 +35,10 @@ from edge_qprompt.errors import ExportError
 from edge_qprompt.learn import has_bfloat16
 from edge_qprompt.photos import decode_photo, to_pixels
 from exporter import folder
-from exporter.image_graph import write_image_graph
-from exporter.nano import PHOTOS
-from exporter.source import import_open_clip
-from exporter.vision import vision_config, vision_tensors
-from exporter.vit_mini_views import FEATURES, PIXELS
+from exporter.graphs import write_image_graph
+from exporter.source import import_open_clip, vision_config, vision_tensors
+from recipes.nano import PHOTOS
+from recipes.vit_mini_views import FEATURES, PIXELS
 
 PATCH, WIDTH, LAYERS, HEAD_WIDTH, EMBED_DIM = 16, 192, 9, 64, 256
 WEIGHTS = "visual.pt"

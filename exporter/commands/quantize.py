@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import click
 
 from edge_qprompt.errors import EdgeQPromptError, ExportError, MissingExtraError
-from exporter.command import EXTRA, MEGABYTE, PACKAGES
+from exporter.commands.export import EXTRA, MEGABYTE, PACKAGES
 from exporter.photos import DEMO, MAX_PHOTOS, find_photos
 
 if TYPE_CHECKING:
@@ -72,7 +72,7 @@ def command(
     manifest, done = _quantize(backbone, out, precisions, photos, text=text, replace=replace)
     if report_file is not None:
         from edge_qprompt.files import write_whole
-        from exporter.layer_report import layer_report
+        from exporter.quantize import layer_report
 
         write_whole(report_file, layer_report(manifest.name, {name: each.quantization for name, each in done.items()}).encode())
     if as_json:

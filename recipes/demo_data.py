@@ -1,7 +1,7 @@
 """Cuts the demo's photos out of Fashion-MNIST (MIT licence; Debian package dataset-fashion-mnist).
 
     apt-get download dataset-fashion-mnist && dpkg-deb -x dataset-fashion-mnist_*.deb fm
-    python -m exporter.demo_data fm/usr/share/datasets/fashion-mnist edge_qprompt/data/fashion_mnist
+    python -m recipes.demo_data fm/usr/share/datasets/fashion-mnist edge_qprompt/data/fashion_mnist
 
 The first 16 training and the first 50 test photos of each class, in the data set's order, as
 grey PNG of 28 x 28 pixels. Nothing is chosen by hand.

@@ -23,7 +23,7 @@ from edge_qprompt.backbone import PrecisionRecord, Product, Session, image_onnx,
 FLOAT_SHARES = (1 / 8, 1 / 4, 3 / 8, 1 / 2)  # beyond a half, fp32 is as fast and exact
 RANKING_PHOTOS = 8  # each product costs one run over these
 ROUNDS = 5  # of the race
-PRECISION = "int8"
+INT8 = "int8"
 
 Array = NDArray[np.float32]
 
@@ -85,7 +85,7 @@ def write_int8(
         accept: the gate.
         report: takes lines of progress.
     """
-    path = folder / image_onnx(PRECISION)
+    path = folder / image_onnx(INT8)
 
     def attempt(way: Way, in_float: Collection[str]) -> Int8Result:
         products = way.write(path, [name for name in way.nodes if name not in in_float])

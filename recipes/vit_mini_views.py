@@ -1,6 +1,6 @@
 """Views of unlabelled photos, and what nano says of them: what `vit_mini` learns from.
 
-    python -m exporter.vit_mini_views --photos ../shared/datasets --drawings openclipart/ --out views/
+    python -m recipes.vit_mini_views --photos ../shared/datasets --drawings openclipart/ --out views/
 
 A view is a random crop of a photo, flipped half of the time, with its colours shifted. nano's image tower ends in a map of
 7 x 7 vectors, their mean, and a linear head; since the head is linear, each vector has a feature of its own, and

@@ -1,0 +1,1 @@
+"""Commands that make backbones; each loads what it needs when it runs."""
