@@ -25,7 +25,8 @@ import edge_qprompt
 from edge_qprompt import Backbone, Pack, Tasks
 from edge_qprompt.backbone.speed import median_seconds
 from edge_qprompt.codebook import Quantized
-from edge_qprompt.pack.pack import Method, PackTensor, Precision, Role, names_section
+from edge_qprompt.learn import METHODS
+from edge_qprompt.pack.pack import PackTensor, Precision, Role, names_section
 
 NAMES = [name for name in (Path(__file__).parent / "names.txt").read_text().splitlines() if name]
 PHOTO = Path(edge_qprompt.__file__).parent / "data" / "fashion_mnist" / "test" / "bag" / "3.png"
@@ -41,7 +42,7 @@ def random_pack(backbone: Backbone, number: int, classes: int) -> bytes:
     ctx = PackTensor.quantized(Role.CTX, Quantized(np.sort(rng.normal(0, CONTEXT_STD, 2)), indexes, 1))
     chosen = rng.choice(len(NAMES), classes, replace=False)
     names = names_section([f"{NAMES[i]} {number}" for i in chosen])
-    return Pack(backbone.manifest.short_fingerprint, Method.QCOOP, Precision.FP32, (ctx,), (names,)).encode()
+    return Pack(backbone.manifest.short_fingerprint, METHODS["qcoop"].number, Precision.FP32, (ctx,), (names,)).encode()
 
 
 def load(backbone: Backbone, packs: list[bytes]) -> Tasks:

@@ -28,7 +28,7 @@ from torch import Tensor
 
 from edge_qprompt.backbone.speed import median_seconds
 from edge_qprompt.backbone.text import name_tokens
-from edge_qprompt.learn.step import has_bfloat16
+from edge_qprompt.learn.step import ParallelTower, has_bfloat16
 from edge_qprompt.learn.threads import threads_for, torch_threads
 
 CLASSES = (10, 50, 100, 200)

@@ -15,7 +15,8 @@ from typing import Any
 from sqlalchemy import Connection, Row, and_, func, insert, select, update
 
 from edge_qprompt.errors import ConflictError, FingerprintError, NotFoundError, PackError, SignatureError
-from edge_qprompt.pack import Method, Pack, Role
+from edge_qprompt.learn import METHODS
+from edge_qprompt.pack import Pack, Role
 from edge_qprompt.trust import Envelope, Statement
 from server.database import Database
 from server.patterns import like
@@ -264,7 +265,7 @@ def _store(db: Connection, pack: Pack) -> None:
         "data": pack.encode(),
         "size": pack.size,
         "backbone": pack.fingerprint.hex(),
-        "method": Method(pack.method).label if pack.method in set(Method) else str(pack.method),
+        "method": METHODS.name(pack.method) or str(pack.method),
         "bits": None if ctx is None else ctx.bits,
         "class_names": list(pack.class_names or ()),
     }

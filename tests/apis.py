@@ -13,7 +13,8 @@ from fastapi.testclient import TestClient
 
 from edge_qprompt import Backbone
 from edge_qprompt.codebook import Quantized
-from edge_qprompt.pack.pack import Method, Pack, PackTensor, Precision, Role, names_section
+from edge_qprompt.learn import METHODS
+from edge_qprompt.pack.pack import Pack, PackTensor, Precision, Role, names_section
 from server.app import create_app
 from server.database import Database
 from server.settings import ServerSettings
@@ -30,7 +31,7 @@ def make_pack(width: int, seed: int = 0, names: tuple[str, ...] = NAMES) -> Pack
     ctx = Quantized(np.array([-0.02, 0.02]), rng.integers(0, 2, (4, width), np.uint8), 1)
     tensor = PackTensor.quantized(Role.CTX, ctx)
     fingerprint = Backbone.open("nano").manifest.short_fingerprint
-    return Pack(fingerprint, Method.QCOOP, Precision.FP32, (tensor,), (names_section(names),))
+    return Pack(fingerprint, METHODS["qcoop"].number, Precision.FP32, (tensor,), (names_section(names),))
 
 
 class Api:

@@ -23,6 +23,7 @@ from forks import Forks
 import edge_qprompt
 from edge_qprompt import Backbone
 
+ROOT = Path(__file__).parent.parent
 DEMO = Path(edge_qprompt.__file__).parent / "data" / "fashion_mnist"
 SHARED = Path(__file__).parent.parent.parent / "shared" / "datasets"
 CACHE = "EDGE_QPROMPT_CACHE"

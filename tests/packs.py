@@ -9,7 +9,8 @@ import numpy as np
 from hypothesis import strategies as st
 
 from edge_qprompt.codebook import Quantized
-from edge_qprompt.pack.pack import Method, Pack, PackTensor, Precision, Role, Section, Tag, names_digest_section, names_section
+from edge_qprompt.learn import METHODS
+from edge_qprompt.pack.pack import Pack, PackTensor, Precision, Role, Section, Tag, names_digest_section, names_section
 
 FINGERPRINT = bytes.fromhex("0123456789abcdef")
 
@@ -21,7 +22,7 @@ def quantized(bits: int, shape: tuple[int, ...], seed: int = 0) -> PackTensor:
 
 
 def qcoop(*tensors: PackTensor, sections: tuple[Section, ...] = ()) -> Pack:
-    return Pack(FINGERPRINT, Method.QCOOP, Precision.FP32, tensors, sections)
+    return Pack(FINGERPRINT, METHODS["qcoop"].number, Precision.FP32, tensors, sections)
 
 
 SMALL = qcoop(quantized(1, (2, 5)), sections=(names_section(("cat", "dog")), Section(200, b"\x00\xff")))

@@ -13,7 +13,8 @@ from hostile_load import descendants
 from servers import LiveServer
 
 from edge_qprompt import Backbone, Pack
-from edge_qprompt.pack.pack import Method, Precision, Section, Tag, names_section
+from edge_qprompt.learn import METHODS
+from edge_qprompt.pack.pack import Precision, Section, Tag, names_section
 
 BODY_SECONDS = 3
 BODY_MB, MEGAPIXELS, CACHE_MB = 4, 4, 8
@@ -23,7 +24,7 @@ OPTIONS = ("--max-body-mb", BODY_MB, "--max-megapixels", MEGAPIXELS, "--cache-mb
 def clothes(nano: Backbone, template: str = "a photo of a {}.") -> Pack:
     """Ready without any learning, and good enough for one photo of a bag."""
     sections = (Section(Tag.TEMPLATE, template.encode()), names_section(("bag", "ankle boot", "t-shirt")))
-    return Pack(nano.manifest.short_fingerprint, Method.ZERO_SHOT, Precision.FP32, (), sections)
+    return Pack(nano.manifest.short_fingerprint, METHODS["zero-shot"].number, Precision.FP32, (), sections)
 
 
 @dataclass(frozen=True)

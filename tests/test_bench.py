@@ -32,13 +32,12 @@ from edge_qprompt.learn import CoOp
 class Toy(CoOp):
     """CoOp that learns from the first token alone."""
 
-    number = 200
+    name, number = "toy", 200
 
     def loss(self, features, labels):
         import torch
-        start = self._problem.start
-        loss = self._problem.cross_entropy(torch.cat([self._ctx[:1], start[1:]]), features, labels)
-        return loss
+        ctx = torch.cat([self.context()[:1], self.problem.start[1:]])
+        return self.problem.cross_entropy(ctx, features, labels)
 '''
 
 
@@ -174,7 +173,7 @@ def test_every_variation_is_one_that_settings_know() -> None:
     }
     assert clustered["b = 4"].method_settings.clusters.bits == 4
     assert clustered["k-means"].method_settings.clusters.normalise is False
-    assert clustered["noise 0.1"].method_settings.noise_std == 0.1
+    assert clustered["noise 0.1"].method_settings.options == {"noise_std": 0.1}
     assert clustered["noise 0.1"].method_settings.seed == clustered["noise 0.1"].loop.seed == 3
     assert clustered["started at random"].words is False
     with pytest.raises(TypeError):
@@ -207,10 +206,10 @@ def test_few_shot_gives_coops_tokens_to_text_prompts_alone() -> None:
 
 def test_maple_has_its_own_settings_across_data_sets() -> None:
     maple, coop = (cell.adapt_settings() for cell in PROTOCOLS["cross-dataset"](["a", "b"], ("maple", "coop"), (1,), {}))
-    assert (maple.loop.epochs, maple.method_settings.prompt_depth) == (2, 3)
+    assert (maple.loop.epochs, maple.method_settings.options) == (2, {"prompt_depth": 3})
     schedule = maple.loop.over(METHODS["maple"].schedule)
     assert schedule.rate(1, 100) == pytest.approx(0.0026 / 2)  # for its batches of 4, half way down the cosine
-    assert (coop.loop.epochs, coop.method_settings.prompt_depth) == (None, 9)
+    assert (coop.loop.epochs, coop.method_settings.options) == (None, {})
 
 
 @pytest.mark.parametrize(

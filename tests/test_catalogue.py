@@ -16,7 +16,8 @@ from packs import FINGERPRINT, quantized
 from sqlalchemy import text
 
 from edge_qprompt.errors import ConflictError, FingerprintError, NotFoundError, SignatureError, StoreError
-from edge_qprompt.pack.pack import Method, Pack, Precision, names_section
+from edge_qprompt.learn import METHODS
+from edge_qprompt.pack.pack import Pack, Precision, names_section
 from edge_qprompt.trust.keys import new_key_pair
 from edge_qprompt.trust.statement import Envelope, Statement, sign
 from server.catalogue import Catalogue
@@ -36,7 +37,9 @@ def catalogue(database: Database) -> Catalogue:
 
 
 def pack(seed: int = 0, fingerprint: bytes = FINGERPRINT) -> Pack:
-    return Pack(fingerprint, Method.QCOOP, Precision.FP32, (quantized(1, (2, 5), seed),), (names_section(("cat", "dog")),))
+    return Pack(
+        fingerprint, METHODS["qcoop"].number, Precision.FP32, (quantized(1, (2, 5), seed),), (names_section(("cat", "dog")),)
+    )
 
 
 def signed(of: Pack, **other: object) -> Envelope:

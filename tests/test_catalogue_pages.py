@@ -15,7 +15,8 @@ from packs import FINGERPRINT, quantized
 from servers import Postgres
 from sqlalchemy import event
 
-from edge_qprompt.pack.pack import Method, Pack, Precision, names_section
+from edge_qprompt.learn import METHODS
+from edge_qprompt.pack.pack import Pack, Precision, names_section
 from server.catalogue import Catalogue
 from server.database import Database
 from server.tokens import Tokens
@@ -29,7 +30,7 @@ PAYLOAD = ("data", "report", "class_names", "envelope")  # what may be large
 
 def pack(seed: int, classes: int = 2) -> Pack:
     names = tuple(f"class {i}" for i in range(classes))
-    return Pack(FINGERPRINT, Method.QCOOP, Precision.FP32, (quantized(1, (2, 5), seed),), (names_section(names),))
+    return Pack(FINGERPRINT, METHODS["qcoop"].number, Precision.FP32, (quantized(1, (2, 5), seed),), (names_section(names),))
 
 
 @pytest.fixture(scope="module", params=["sqlite", "postgresql"])

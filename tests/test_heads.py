@@ -17,7 +17,8 @@ from small_models import VIT, build, save
 from edge_qprompt import Backbone, Classifier, Pack, Tasks
 from edge_qprompt.classify.residual import bias_section
 from edge_qprompt.errors import PackError
-from edge_qprompt.pack.pack import Method, PackTensor, Precision, Role, Section, names_section, templates_section
+from edge_qprompt.learn import METHODS
+from edge_qprompt.pack.pack import PackTensor, Precision, Role, Section, names_section, templates_section
 from edge_qprompt.photos.features import extract
 from exporter.commands.export import command
 
@@ -52,7 +53,7 @@ RESIDUAL = draw(Role.RESIDUAL, len(NAMES), DIMS, scale=0.1)
 
 def pack_of(backbone: Backbone, *tensors: PackTensor, sections: tuple[Section, ...] = ()) -> Pack:
     every = (*sections, names_section(NAMES))
-    return Pack(backbone.manifest.short_fingerprint, Method.COCOOP, Precision.FP32, tensors, every)
+    return Pack(backbone.manifest.short_fingerprint, METHODS["cocoop"].number, Precision.FP32, tensors, every)
 
 
 @pytest.fixture(scope="module")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -23,9 +22,8 @@ from edge_qprompt.classify.classifier import Classifier, zero_shot
 from edge_qprompt.codebook import ClusterSettings
 from edge_qprompt.errors import BackboneError
 from edge_qprompt.learn.adapt import adapt
-from edge_qprompt.learn.inputs import takes_pixels
 from edge_qprompt.learn.methods.maple import paper_parameters
-from edge_qprompt.learn.methods.registry import INSIDE, METHODS, OURS, TOKENS
+from edge_qprompt.learn.methods.registry import METHODS
 from edge_qprompt.learn.problem import Problem, initial_context
 from edge_qprompt.learn.settings import AdaptSettings, EngineSettings, LoopSettings, MethodSettings
 from edge_qprompt.pack.pack import Pack, Role
@@ -35,7 +33,8 @@ from edge_qprompt.photos.photo import normalise
 from exporter.commands.export import command
 
 LR, STEPS, TEMPLATE = 0.02, 4, "a photo of a {}."
-SETTINGS = MethodSettings(lora_dropout=0.0)
+ONE_BIT = MethodSettings(options={"prompt_bits": 1})
+NO_DROPOUT = {"clip-lora": MethodSettings(options={"lora_dropout": 0.0})}  # what the methods are told here, by name
 
 Tensors = dict[str, Tensor]
 
@@ -114,7 +113,7 @@ def clip_lora(case: Case, point: Tensors) -> float:
 
 @pytest.mark.parametrize("name", ["maple", "qmaple", "clip-lora"])
 def test_first_steps_are_those_of_the_paper(case: Case, name: str) -> None:
-    method = METHODS[name](case.problem, replace(SETTINGS, prompt_bits=1))
+    method = METHODS[name](case.problem, {"qmaple": ONE_BIT, **NO_DROPOUT}.get(name, MethodSettings()))
     theirs = {key: value.detach().clone().requires_grad_() for key, value in method.parameters.items()}
     starts: list[Tensor] = []
     seen: set[str] = set()
@@ -141,11 +140,11 @@ def test_maple_starts_with_words_drawn_rows_and_couplings_like_the_released_code
     words = case.backbone.text_weights.token_vectors(case.backbone.tokenizer.encode("a photo"))
     assert torch.equal(method.parameters["ctx"], torch.from_numpy(words))
     assert method.parameters["deep"].shape == (1, 2, 64)  # the text tower has two layers
-    couplings = METHODS["maple"](case.problem, MethodSettings(prompt_depth=9)).parameters["coupling"]
+    couplings = METHODS["maple"](case.problem, MethodSettings(options={"prompt_depth": 9})).parameters["coupling"]
     assert couplings.shape == (2, 64, 64)
     assert not torch.equal(couplings[0], couplings[1])
     assert couplings.abs().max().item() == pytest.approx(1 / 8, rel=0.01)  # uniform up to 1 / sqrt(64)
-    shallow = METHODS["maple"](case.problem, MethodSettings(prompt_depth=1))
+    shallow = METHODS["maple"](case.problem, MethodSettings(options={"prompt_depth": 1}))
     assert {tensor.role for tensor in shallow.result()[0]} == {Role.CTX, Role.VISUAL_CTX}
     shallow.loss(case.views, case.problem.labels).backward()
     assert all(parameter.grad.norm() > 0 for parameter in shallow.parameters.values())
@@ -154,14 +153,14 @@ def test_maple_starts_with_words_drawn_rows_and_couplings_like_the_released_code
 def test_sizes_are_counted_as_the_paper_does(case: Case) -> None:
     of_vit_b_16 = paper_parameters(depth=9, tokens=2, width=512, image_width=768)
     assert (of_vit_b_16, of_vit_b_16 * 16 // 8, of_vit_b_16 * 4 // 8) == (3_548_160, 7_096_320, 1_774_080)
-    method = METHODS["maple"](case.problem, SETTINGS)
+    method = METHODS["maple"](case.problem, MethodSettings())
     counted = sum(value.numel() for name, value in method.parameters.items() if name != "coupling_bias")
     assert method.facts()["paper_bytes"] == 2 * counted
-    assert METHODS["qmaple"](case.problem, SETTINGS).facts()["paper_bytes"] == counted // 2
+    assert METHODS["qmaple"](case.problem, MethodSettings()).facts()["paper_bytes"] == counted // 2
 
 
 def test_clip_lora_learns_500_steps_a_shot_and_starts_as_the_frozen_model(case: Case) -> None:
-    method = METHODS["clip-lora"](case.problem, SETTINGS)
+    method = METHODS["clip-lora"](case.problem, NO_DROPOUT["clip-lora"])
     assert method.schedule.epochs == 2000  # four shots, twelve photos: one step an epoch
     photos = F.normalize(case.model.encode_image(case.pixels), dim=-1)
     wanted = case.loss(photos, torch.from_numpy(zero_shot(case.backbone, case.data.names, TEMPLATE).class_features))
@@ -184,7 +183,8 @@ def test_dropout_goes_on_after_a_resume(case: Case) -> None:
 @pytest.mark.parametrize("name", ["maple", "qmaple", "clip-lora"])
 def test_a_pack_says_through_onnxruntime_what_the_towers_say(case: Case, name: str, tmp_path: Path) -> None:
     loop = LoopSettings(epochs=3, batch=4, lr=0.05, warmup_lr=0.05, optimiser="sgd")
-    result = adapt(case.backbone, case.data, AdaptSettings(name, views=2, loop=loop, method_settings=SETTINGS), tmp_path / "c")
+    told = NO_DROPOUT.get(name, MethodSettings())
+    result = adapt(case.backbone, case.data, AdaptSettings(name, views=2, loop=loop, method_settings=told), tmp_path / "c")
     assert result.run.steps == 9
     assert result.engine[0] == "float32"
     pack = Pack.decode(result.pack.encode())
@@ -246,5 +246,3 @@ def test_views_are_those_that_features_are_of(case: Case) -> None:
 def test_a_backbone_whose_tower_takes_no_prompts_says_what_to_do(nano: Backbone, case: Case) -> None:
     with pytest.raises(BackboneError, match="export ViT-B-16"):
         adapt(nano, case.data, AdaptSettings("maple"))
-    assert {name for name in OURS if takes_pixels(METHODS[name])} == INSIDE  # these are known before torch is
-    assert {name: kind.n_ctx for name in OURS if hasattr(kind := METHODS[name], "n_ctx")} == TOKENS

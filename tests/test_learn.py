@@ -81,8 +81,7 @@ def test_pack_is_the_last_training_forward(
 ) -> None:
     learner = METHODS[method](problem, MethodSettings(ClusterSettings(bits=min(bits, 8))))
     learn(learner, problem.features, problem.labels, LoopSettings(epochs=10))
-    ctx = learner.parameters["ctx"]
-    used = learner._quantizer(ctx) if method == "qcoop" else ctx
+    used = learner.context()
     with torch.no_grad():
         wanted = problem.logits(used, problem.features[:, 0]).numpy()
     tensors, sections = learner.result()
@@ -238,7 +237,7 @@ def test_what_is_said_stands_above_what_the_method_says() -> None:
 class Recorder:
     """A method whose loss is the mean feature times a parameter, and that remembers what it was given."""
 
-    schedule = Schedule()
+    schedule, schedules = Schedule(), {}
 
     def __init__(self) -> None:
         self.parameters = {"w": torch.ones(1, requires_grad=True)}

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import importlib.util
+import re
+import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -13,7 +15,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from conftest import MakePhotos
+from conftest import ROOT, MakePhotos
 from reference_quantizer import one_bit
 from reference_tower import VIT_B_32, Pair, random_pair
 from torch import Tensor
@@ -24,7 +26,8 @@ from edge_qprompt.classify.classifier import Classifier, zero_shot
 from edge_qprompt.codebook import ClusterSettings
 from edge_qprompt.errors import BackboneError, MissingExtraError, PromptError
 from edge_qprompt.learn import AdaptSettings, adapt
-from edge_qprompt.learn.methods.registry import METHODS, Methods
+from edge_qprompt.learn.method import Method
+from edge_qprompt.learn.methods.registry import METHODS, Methods, by_name
 from edge_qprompt.learn.methods.zero_shot import GENERAL
 from edge_qprompt.learn.problem import Problem
 from edge_qprompt.learn.settings import EngineSettings, MethodSettings
@@ -240,7 +243,8 @@ def test_ptq_stores_coops_context_quantized(case: Case) -> None:
 
 def test_noises_first_steps_are_coops_at_a_noisy_context(case: Case) -> None:
     """Section 3.2 of the paper, with the draws of torch's generator at the same seed."""
-    method, draws = METHODS["noise-coop"](case.problem, MethodSettings(noise_std=0.05, seed=5)), torch.Generator().manual_seed(5)
+    method = METHODS["noise-coop"](case.problem, MethodSettings(options={"noise_std": 0.05}, seed=5))
+    draws = torch.Generator().manual_seed(5)
     ours, theirs = method.parameters["ctx"], case.problem.start.clone()
     for _ in range(STEPS):
         loss = method.loss(case.problem.features[:, 0], case.problem.labels)
@@ -256,8 +260,14 @@ def test_noises_first_steps_are_coops_at_a_noisy_context(case: Case) -> None:
 
 def test_noise_has_the_std_asked_for_and_goes_on_after_a_resume(case: Case) -> None:
     seen: list[Tensor] = []
-    method = METHODS["noise-coop"](case.problem, MethodSettings(noise_std=0.3))
-    method._problem = type("Spy", (), {"cross_entropy": lambda _, ctx, *rest: seen.append(ctx.detach()) or ctx.sum()})()
+    method = METHODS["noise-coop"](case.problem, MethodSettings(options={"noise_std": 0.3}))
+    encode = method.problem.engine.encode
+    method.problem = replace(case.problem, choose=lambda: replace(method.engine, encode=spy))
+
+    def spy(ctx: Tensor) -> Tensor:
+        seen.append(ctx.detach())
+        return encode(ctx)
+
     for _ in range(50):
         method.loss(case.problem.features[:, 0], case.problem.labels)
     noise = torch.stack(seen) - case.problem.start
@@ -356,7 +366,7 @@ def test_without_torch_adapt_says_what_to_install(nano: Backbone, photos: MakePh
 
 def test_residuals_are_learned_as_their_formula_says(case: Case) -> None:
     """Against the closed form at the start, and its gradient by finite differences of the unquantized formula."""
-    method = METHODS["learned-qres"](case.problem, MethodSettings(residual_bits=8))
+    method = METHODS["learned-qres"](case.problem, MethodSettings(options={"residual_bits": 8}))
     photos, labels, text = case.problem.features[:, 0], case.problem.labels, case.problem.by_hand
     residual = method.parameters["residual"]
 
@@ -370,3 +380,69 @@ def test_residuals_are_learned_as_their_formula_says(case: Case) -> None:
     step = 1e-2 * torch.randn(residual.shape, generator=torch.Generator().manual_seed(1))
     moved = formula(residual.detach() + step) - formula(residual.detach() - step)
     assert (2 * gradient * step).sum().item() == pytest.approx(moved.item(), rel=0.05)
+
+
+def test_methods_are_listed_and_asked_without_torch() -> None:
+    code = (
+        "import sys; from edge_qprompt.learn import METHODS; "
+        "print(len([(m.takes, m.n_ctx, m.schedule, m.Options()) for m in METHODS.ours.values()]), 'torch' in sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=100)
+    assert done.stdout.split() == [str(len(METHODS.ours)), "False"]
+
+
+def test_the_pack_format_names_every_method() -> None:
+    said = re.findall(
+        r"(\d+) `([^`]+)`", (ROOT / "docs" / "pack-format.md").read_text().partition("## Methods")[2].split("##")[0]
+    )
+    own = {str(method.number): name for name, method in METHODS.ours.items() if "number" in vars(method)}
+    assert dict(said) == own
+
+
+def made(name: str, number: int, base: type[Method] = METHODS["qcoop"]) -> type[Method]:
+    return type("Made", (base,), {"name": name, "number": number})
+
+
+def test_names_and_numbers_that_are_taken_are_refused() -> None:
+    with pytest.raises(PromptError, match="two methods have the name a"):
+        by_name([made("a", 30), made("a", 31)])
+    with pytest.raises(PromptError, match="the methods a and b have the number 30"):
+        by_name([made("a", 30), made("b", 30)])
+    same_packs = type("Same", (first := made("a", 30),), {"name": "b"})
+    assert list(by_name([first, same_packs])) == ["a", "b"]
+
+
+@pytest.mark.parametrize(
+    ("method", "given", "wanted"),
+    [
+        ("clip-lora", {"lora_rank": "4"}, 4),
+        ("clip-lora", {"lora_rank": 4.0}, 4),
+        ("noise-coop", {"noise_std": "1e-3"}, 1e-3),
+        ("noise-coop", {"noise_std": 1}, 1.0),
+        ("p4q", {"trusting": "true"}, True),
+        ("p4q", {"trusting": False}, False),
+    ],
+)
+def test_options_are_read_as_what_they_are(method: str, given: dict[str, object], wanted: object) -> None:
+    (name,) = given
+    found = getattr(METHODS[method].read_options(given), name)
+    assert (found, type(found)) == (wanted, type(wanted))
+
+
+@pytest.mark.parametrize(
+    ("method", "given", "said"),
+    [
+        ("qcoop", {"lora_rank": 4}, "the method qcoop has no option lora_rank: it has none"),
+        ("clip-lora", {"lora_rnk": 4}, "clip-lora has no option lora_rnk: it has lora_rank, lora_dropout"),
+        ("clip-lora", {"lora_rank": "four"}, "clip-lora's lora_rank is 'four', wanted int like 2"),
+        ("clip-lora", {"lora_rank": 2.5}, "wanted int like 2"),
+        ("clip-lora", {"lora_rank": True}, "wanted int like 2"),
+        ("p4q", {"trusting": 1}, "wanted bool like False"),
+        ("noise-coop", {"noise_std": "much"}, "wanted float like 0.01"),
+    ],
+)
+def test_options_that_cannot_be_are_refused_before_photos_are_encoded(
+    nano: Backbone, photos: MakePhotos, no_encoding: None, method: str, given: dict[str, object], said: str
+) -> None:
+    with pytest.raises(PromptError, match=said):
+        adapt(nano, photos("bag", "coat"), AdaptSettings(method=method, method_settings=MethodSettings(options=given)))

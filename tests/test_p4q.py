@@ -26,13 +26,13 @@ from edge_qprompt.files import sha256_of
 from edge_qprompt.learn.adapt import adapt
 from edge_qprompt.learn.inputs import Inputs
 from edge_qprompt.learn.loop import learn
-from edge_qprompt.learn.methods.registry import METHODS, OURS
+from edge_qprompt.learn.methods.registry import METHODS
 from edge_qprompt.learn.problem import Problem, initial_context
 from edge_qprompt.learn.settings import AdaptSettings, EngineSettings, LoopSettings, MethodSettings
 from edge_qprompt.learn.step import choose
 from edge_qprompt.learn.teacher import Teacher
 from edge_qprompt.learn.towers.towers import Towers
-from edge_qprompt.pack.pack import Method, Pack, Precision, Role
+from edge_qprompt.pack.pack import Pack, Precision, Role
 from edge_qprompt.photos.dataset import load_dataset
 from edge_qprompt.photos.features import extract
 
@@ -93,7 +93,7 @@ def reference(case: Case, parameters: dict[str, Tensor], trusting: bool = False)
 @pytest.mark.parametrize("name", KINDS)
 def test_first_steps_are_those_of_the_paper(case: Case, name: str, trusting: bool) -> None:
     """And ours, where the teacher's weight is the probability that it gives the right class."""
-    method = METHODS[name](case.problem, MethodSettings(trusting=trusting))
+    method = METHODS[name](case.problem, MethodSettings(options={"trusting": trusting}))
     assert sorted(method.parameters) == sorted(
         [*(["ctx"] if name != "p4q-adapter" else []), *(["adapter_in", "adapter_out"] if name != "p4q-prompt" else [])]
     )
@@ -131,8 +131,7 @@ def test_without_a_teacher_it_says_what_is_missing(case: Case) -> None:
 
 @pytest.mark.parametrize("name", KINDS)
 def test_names_are_those_of_the_packs(name: str) -> None:
-    assert name in OURS
-    assert Method(METHODS[name].number).label == name
+    assert METHODS.name(METHODS[name].number) == name
 
 
 def test_sizes_at_512_dimensions(nano: Backbone) -> None:
@@ -142,7 +141,7 @@ def test_sizes_at_512_dimensions(nano: Backbone) -> None:
     problem = Problem(start, SCALE, photos, labels, classes, lambda: None, Towers(nano, NAMES), Teacher(photos, classes))
     (ctx, *adapter), _ = METHODS["qp4q"](problem, MethodSettings()).result()
     assert (ctx.role, [tensor.role for tensor in adapter]) == (Role.CTX, [Role.ADAPTER_IN, Role.ADAPTER_OUT])
-    assert Pack(bytes(8), Method.QP4Q, Precision.W4A4, (ctx,)).size < 300
+    assert Pack(bytes(8), METHODS["qp4q"].number, Precision.W4A4, (ctx,)).size < 300
     assert sum(tensor.size for tensor in adapter) == pytest.approx(132_000, rel=0.02)
 
 
@@ -192,7 +191,7 @@ def test_the_whole_way_on_a_quantized_backbone(nano: Backbone, tmp_path: Path) -
     data, stages = load_dataset(make_photos(tmp_path, *CLOTHES, each=6)), set()
     settings = AdaptSettings("qp4q", shots=4, loop=LoopSettings(epochs=30))
     found = adapt(backbone, data, settings, progress=lambda stage, *_: stages.add(stage))
-    assert (found.pack.method, found.pack.precision) == (Method.QP4Q, Precision.INT8)
+    assert (found.pack.method, found.pack.precision) == (METHODS["qp4q"].number, Precision.INT8)
     assert found.engine[0] == "float32"
     assert "quantized" in found.engine[1]
     assert "encode in fp32" in stages

@@ -14,9 +14,10 @@ from packs import FINGERPRINT, PACKS, SMALL, qcoop, quantized
 
 from edge_qprompt.codebook import Quantized
 from edge_qprompt.errors import PackError
+from edge_qprompt.learn import METHODS
 from edge_qprompt.pack import pack as pack_module
 from edge_qprompt.pack.layout import MAX_BYTES
-from edge_qprompt.pack.pack import Method, Pack, PackTensor, Precision, Role, Section, Tag, names_section
+from edge_qprompt.pack.pack import Pack, PackTensor, Precision, Role, Section, Tag, names_section
 
 FORMAT = Path(__file__).parents[1] / "docs" / "pack-format.md"
 
@@ -26,7 +27,7 @@ FORMAT = Path(__file__).parents[1] / "docs" / "pack-format.md"
 HEAD_OF_ONE = "8951504b0100010200000000" + "0123456789abcdef" + "00000000"
 GOLDEN = {
     "template only": (
-        Pack(FINGERPRINT, Method.ZERO_SHOT, Precision.INT8, (), (Section(Tag.TEMPLATE, b"a {}."),)),
+        Pack(FINGERPRINT, METHODS["zero-shot"].number, Precision.INT8, (), (Section(Tag.TEMPLATE, b"a {}."),)),
         "8951504b01010000" + "0a000000" + "0123456789abcdef" + "00000000" + "01" + "05000000" + "61207b7d2e" + "30ea4c61",
     ),
     "3 bits across bytes": (
@@ -165,9 +166,9 @@ def test_unknown_numbers_and_optional_sections_are_kept() -> None:
 
 def test_packs_that_differ_are_not_equal() -> None:
     others = [
-        Pack(FINGERPRINT, Method.COOP, Precision.FP32, SMALL.tensors, SMALL.sections),
-        Pack(FINGERPRINT, Method.QCOOP, Precision.INT8, SMALL.tensors, SMALL.sections),
-        Pack(bytes(8), Method.QCOOP, Precision.FP32, SMALL.tensors, SMALL.sections),
+        Pack(FINGERPRINT, METHODS["coop"].number, Precision.FP32, SMALL.tensors, SMALL.sections),
+        Pack(FINGERPRINT, METHODS["qcoop"].number, Precision.INT8, SMALL.tensors, SMALL.sections),
+        Pack(bytes(8), METHODS["qcoop"].number, Precision.FP32, SMALL.tensors, SMALL.sections),
         qcoop(quantized(1, (2, 5), seed=1), sections=SMALL.sections),
         qcoop(quantized(1, (5, 2)), sections=SMALL.sections),
         qcoop(*SMALL.tensors, sections=SMALL.sections[::-1]),

@@ -16,10 +16,11 @@ from edge_qprompt.classify.residual import bias_section, class_means
 from edge_qprompt.classify.scores import Scores
 from edge_qprompt.codebook import Clustering, ClusterSettings
 from edge_qprompt.errors import PackError
+from edge_qprompt.learn import METHODS
 from edge_qprompt.learn.adapt import adapt
 from edge_qprompt.learn.methods.calibration import ALPHAS, choose
 from edge_qprompt.learn.settings import AdaptSettings, LoopSettings, MethodSettings
-from edge_qprompt.pack.pack import Method, Pack, PackTensor, Precision, Role, Section, Tag, names_section
+from edge_qprompt.pack.pack import Pack, PackTensor, Precision, Role, Section, Tag, names_section
 from edge_qprompt.photos.dataset import Dataset, load_dataset
 from edge_qprompt.photos.features import extract
 
@@ -44,7 +45,7 @@ def residual_pack(backbone: Backbone, values: np.ndarray, names: tuple[str, ...]
         *(() if bias is None else (bias_section(bias),)),
         names_section(names),
     )
-    pack = Pack(backbone.manifest.short_fingerprint, Method.QRES, Precision.FP32, (tensor,), sections)
+    pack = Pack(backbone.manifest.short_fingerprint, METHODS["qres"].number, Precision.FP32, (tensor,), sections)
     return Pack.decode(pack.encode())
 
 
@@ -167,7 +168,7 @@ def test_on_real_photos_they_beat_the_prompt_below_them(backbone: Backbone, clot
 def test_photos_of_classes_without_residuals_keep_their_chance(backbone: Backbone, clothes: Dataset) -> None:
     """Half of the classes learned, all of them asked for: the bias gives the others a better harmonic mean than none."""
     half = clothes.select("base")
-    pack = adapt(backbone, half, AdaptSettings(method="qres", method_settings=MethodSettings(residual_bits=2))).pack
+    pack = adapt(backbone, half, AdaptSettings(method="qres", method_settings=MethodSettings(options={"residual_bits": 2}))).pack
     features, labels = extract(backbone, clothes.test.paths).values[:, 0], np.array(clothes.test.labels)
     mixed, seen = Classifier(backbone, pack, clothes.names), labels < len(half.names)
 

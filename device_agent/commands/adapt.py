@@ -9,6 +9,7 @@ import re
 import resource
 import sys
 from collections.abc import Sequence
+from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,7 +20,7 @@ from edge_qprompt.errors import DataError, MissingExtraError
 from edge_qprompt.learn import ALL, COOP_LR, ENGINES, FULL_BATCH_LR, LEAST_CTX, MEMORY, METHODS, MOST_CTX, Schedule
 
 if TYPE_CHECKING:
-    from edge_qprompt.learn import Adaptation, AdaptSettings
+    from edge_qprompt.learn import Adaptation, AdaptSettings, Option
     from edge_qprompt.photos import Dataset
 
 MAXRSS_UNIT = 1 if sys.platform == "darwin" else 1024  # getrusage: bytes on macOS, kilobytes elsewhere
@@ -52,6 +53,20 @@ class _Batch(click.ParamType):  # type: ignore[type-arg]  # generic only in newe
         return click.IntRange(1).convert(value, param, ctx)
 
 
+def _named(ctx: click.Context, param: click.Parameter, value: Sequence[str]) -> dict[str, Option]:  # noqa: ARG001  click's signature
+    """NAME=VALUE, by name."""
+    pairs = [each.partition("=") for each in value]
+    if bad := next((name for name, equals, _ in pairs if not (name and equals)), None):
+        raise click.BadParameter(f"{bad!r} is not of the form NAME=VALUE, like lora_rank=4")
+    return {name.strip(): text.strip() for name, _, text in pairs}
+
+
+def _own_options() -> str:
+    """Names of all methods' options, for the help."""
+    names = (each.name for method in METHODS.ours.values() for each in fields(method.Options))
+    return ", ".join(dict.fromkeys(names))
+
+
 @click.command("adapt", short_help="Learn a pack from a folder of photos.")
 @click.argument("data", type=click.Path(path_type=Path))
 @click.option(
@@ -72,11 +87,15 @@ class _Batch(click.ParamType):  # type: ignore[type-arg]  # generic only in newe
 @click.option("--fast", is_flag=True, help="The same as --method qres: milliseconds after the photos are encoded.")
 @click.option("--bits", type=click.IntRange(1, 8), show_default="1, for qmaple 4", help="Bits a prompt weight.")
 @click.option(
-    "--residual-bits",
-    type=click.IntRange(1, 8),
-    default=2,
-    show_default=True,
-    help="Bits a class residual (qres and with +qres).",
+    "--residual-bits", type=click.IntRange(1, 8), show_default="2", help="Bits a class residual (qres, learned-qres, with +qres)."
+)
+@click.option(
+    "--set",
+    "own",
+    multiple=True,
+    callback=_named,
+    metavar="NAME=VALUE",
+    help=f"An option of the method alone, again for several: {_own_options()}.",
 )
 @click.option(
     "--ctx",
@@ -184,9 +203,10 @@ def command(data: Path, out: Path, as_json: bool, names: Path | None, resume: bo
 def _precision(options: dict[str, Any]) -> str:
     """What to open the backbone with: methods inside the image tower learn, and run, in fp32."""
     from edge_qprompt.backbone import AUTO, FP32
-    from edge_qprompt.learn import INSIDE
+    from edge_qprompt.learn import Takes
 
-    return FP32 if options["precision"] == AUTO and options["method"] in INSIDE else str(options["precision"])
+    inside = METHODS[options["method"]].takes is Takes.PIXELS
+    return FP32 if inside and options["precision"] == AUTO else str(options["precision"])
 
 
 def _write_page(result: Adaptation, told: dict[str, Any], folder: Path) -> Path:
@@ -219,12 +239,20 @@ def _settings(options: dict[str, Any]) -> AdaptSettings:
         method_settings=MethodSettings(
             ClusterSettings(bits=options["bits"] or ClusterSettings.bits),
             options["templates"],
-            residual_bits=options["residual_bits"],
-            seed=options["seed"],
-            prompt_bits=options["bits"] or MethodSettings.prompt_bits,
+            options["seed"],
+            _method_options(options),
         ),
         engine=EngineSettings(options["engine"], options["memory"] << 20),
     )
+
+
+def _method_options(options: dict[str, Any]) -> dict[str, Option]:
+    """What is given for the method alone, by --set and by options that have a name of their own."""
+    method = METHODS[FAST if options["fast"] else options["method"]]
+    named: dict[str, Option] = {} if options["residual_bits"] is None else {"residual_bits": options["residual_bits"]}
+    if options["bits"] and any(each.name == "prompt_bits" for each in fields(method.Options)):
+        named["prompt_bits"] = options["bits"]
+    return {**named, **options["own"]}
 
 
 def _check_target(out: Path) -> None:

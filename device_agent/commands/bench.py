@@ -100,17 +100,18 @@ def _cells(protocol: str, data: tuple[Path, ...], options: dict[str, Any]) -> li
     from dataclasses import replace
 
     from edge_qprompt.bench import MAIN, PROTOCOLS, SNAPSHOT_EPOCHS, content_of
-    from edge_qprompt.learn import INSIDE, METHODS
+    from edge_qprompt.learn import METHODS, Takes
 
     names = [folder.absolute().name for folder in data]
     if twice := sorted({name for name in names if names.count(name) > 1}):
         raise DataError(f"two data sets are called {twice[0]}: rename a folder, since results are told apart by its name")
     backbone = terminal.open_backbone(options["backbone"], options["precision"], "cpu")
-    main = [name for name in MAIN if backbone.manifest.vision or name not in INSIDE]
+    inside = {name for name in METHODS if METHODS[name].takes is Takes.PIXELS}  # the image tower, which not every backbone allows
+    main = [name for name in MAIN if backbone.manifest.vision or name not in inside]
     methods = list(dict.fromkeys(options["methods"].split(","))) if options["methods"] else main
     if unknown := [name for name in methods if name not in METHODS]:
         raise click.BadParameter(f"there is no method {unknown[0]!r}, there are {', '.join(METHODS)}", param_hint="--methods")
-    if INSIDE & set(methods):
+    if inside & set(methods):
         _ = backbone.vision  # fails before anything is learned
     if protocol in ("ablation", "epochs") and options["methods"]:
         raise click.UsageError(f"{protocol} has variations of QCoOp instead of methods: leave --methods out")

@@ -31,7 +31,8 @@ def command(pack: Path, as_json: bool) -> None:
 
 def describe(pack: Any, path: str) -> dict[str, Any]:
     """The report as plain data."""
-    from edge_qprompt.pack import ROLES, SECTION, Method, Precision, Role, Tag, beside
+    from edge_qprompt.learn import METHODS
+    from edge_qprompt.pack import ROLES, SECTION, Precision, Role, Tag, beside
 
     names_section = pack.section(Tag.CLASS_NAMES)
     names = 0 if names_section is None else SECTION.size + len(names_section)
@@ -49,7 +50,7 @@ def describe(pack: Any, path: str) -> dict[str, Any]:
         "names_bytes": names,
         "section_bytes": sections,
         "overhead_bytes": total - payload - names - sections,
-        "method": Method(pack.method).label if pack.method in set(Method) else f"unknown ({pack.method})",
+        "method": METHODS.name(pack.method) or f"unknown ({pack.method})",
         "precision": _name(Precision, pack.precision),
         "backbone_fingerprint": pack.fingerprint.hex(),
         "tensors": [

@@ -17,7 +17,7 @@ from edge_qprompt.backbone import Backbone
 from edge_qprompt.classify import Classifier, Scores
 from edge_qprompt.codebook import ClusterSettings
 from edge_qprompt.errors import DataError
-from edge_qprompt.learn import AdaptSettings, LoopSettings, MethodSettings, adapt
+from edge_qprompt.learn import METHODS, AdaptSettings, LoopSettings, MethodSettings, adapt
 from edge_qprompt.pack import RAW_BITS, Pack, Role
 from edge_qprompt.photos import Dataset, extract, load_dataset
 
@@ -39,7 +39,8 @@ class Cell:
         backbone, precision: as of `Backbone.open`; the precision is not "auto".
         content: digest of what is behind these names, see `content_of`.
         revision: rows of another one are not of this cell, and are run again.
-        settings: of `AdaptSettings`, `LoopSettings`, `MethodSettings` and `ClusterSettings`, where they are not the default.
+        settings: of `AdaptSettings`, `LoopSettings`, `MethodSettings`, `ClusterSettings` and the method's options, where they are
+            not the default.
     """
 
     protocol: str
@@ -64,7 +65,7 @@ class Cell:
         """As a whole.
 
         Raises:
-            TypeError: a setting that none of them has.
+            PromptError: a setting that none of them has, nor the method.
         """
         left = dict(self.settings)
 
@@ -73,8 +74,10 @@ class Cell:
 
         loop = LoopSettings(**take(LoopSettings), seed=self.seed)
         clusters = ClusterSettings(**take(ClusterSettings))
-        method = MethodSettings(clusters, **take(MethodSettings), seed=self.seed)
-        return AdaptSettings(loop=loop, method_settings=method, **left)
+        shared, more = take(MethodSettings), take(AdaptSettings)
+        METHODS[more.get("method", AdaptSettings.method)].read_options(left)
+        method = MethodSettings(clusters, **shared, seed=self.seed, options=left)
+        return AdaptSettings(loop=loop, method_settings=method, **more)
 
     def run(self) -> Row:
         """Learn and measure.

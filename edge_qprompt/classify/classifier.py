@@ -22,7 +22,7 @@ from edge_qprompt.backbone import Backbone
 from edge_qprompt.classify.head import Fixed, head_of
 from edge_qprompt.classify.residual import with_residuals
 from edge_qprompt.errors import PackError
-from edge_qprompt.pack import Method, Pack, Precision, Role, joined, templates_section
+from edge_qprompt.pack import ZERO_SHOT, Pack, Precision, Role, joined, templates_section
 from edge_qprompt.photos import Decoders, Job, normalise, read_photo
 from edge_qprompt.prompts import DEFAULT_TEMPLATE, check_template
 
@@ -146,5 +146,5 @@ def class_features(backbone: Backbone, pack: Pack, names: Sequence[str]) -> Arra
 def zero_shot(backbone: Backbone, names: Sequence[str], *templates: str) -> Classifier:
     """A hand-written prompt, or the mean of several, as a classifier: what a learned pack has to beat."""
     section = templates_section([check_template(template) for template in templates or (DEFAULT_TEMPLATE,)])
-    pack = Pack(backbone.manifest.short_fingerprint, Method.ZERO_SHOT, Precision.FP32, (), (section,))
+    pack = Pack(backbone.manifest.short_fingerprint, ZERO_SHOT, Precision.FP32, (), (section,))
     return Classifier(backbone, pack, names)

@@ -10,7 +10,8 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 from edge_qprompt.learn.adapt import Adaptation, Checked, adapt
-from edge_qprompt.learn.methods.registry import INSIDE, METHODS
+from edge_qprompt.learn.method import Method, Option, Takes
+from edge_qprompt.learn.methods.registry import METHODS
 from edge_qprompt.learn.settings import (
     ALL,
     COOP_LR,
@@ -43,7 +44,6 @@ __all__ = [
     "COOP_LR",
     "ENGINES",
     "FULL_BATCH_LR",
-    "INSIDE",
     "LEAST_CTX",
     "MEMORY",
     "METHODS",
@@ -55,8 +55,11 @@ __all__ = [
     "EngineSettings",
     "LoopSettings",
     "MethodSettings",
+    "Method",
+    "Option",
     "Problem",
     "Schedule",
+    "Takes",
     "adapt",
     "has_bfloat16",
     "one_core",

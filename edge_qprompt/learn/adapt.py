@@ -22,18 +22,17 @@ from numpy.typing import NDArray
 from edge_qprompt.backbone import Backbone, name_tokens
 from edge_qprompt.classify import Classifier, Scores, zero_shot
 from edge_qprompt.errors import BackboneError, DataError, MissingExtraError, PromptError
+from edge_qprompt.learn.method import Result, Takes
 from edge_qprompt.learn.methods.registry import METHODS
 from edge_qprompt.learn.settings import AdaptSettings, Schedule, default_ctx
 from edge_qprompt.learn.threads import torch_threads
-from edge_qprompt.pack import Method as MethodNumber
-from edge_qprompt.pack import Pack, PackTensor, Precision, Section, Tag, names_section
+from edge_qprompt.pack import Pack, Precision, Section, Tag, names_section
 from edge_qprompt.photos import Dataset, Features, Photos, Views, extract, load_dataset
 
 if TYPE_CHECKING:
     from edge_qprompt.learn.loop import Run
 
 Progress = Callable[[str, int, int, str], None]
-Result = tuple[tuple[PackTensor, ...], tuple[Section, ...]]  # of a method
 DEFAULTS = AdaptSettings()
 
 
@@ -191,9 +190,11 @@ def _check(backbone: Backbone, data: Dataset, settings: AdaptSettings) -> int:
     if backbone.precision.upper() not in Precision.__members__:
         known = ", ".join(name.lower() for name in Precision.__members__)
         raise BackboneError(f"no pack can say that it was learned for {backbone.precision}: open the backbone in one of {known}")
-    if METHODS.is_inside(settings.method):
-        _ = backbone.vision
-    n_ctx = settings.n_ctx or METHODS.n_ctx(settings.method) or default_ctx(backbone.manifest.text.width)
+    method = METHODS[settings.method]
+    method.read_options(settings.method_settings.options)
+    if method.takes is Takes.PIXELS:
+        _ = backbone.vision  # raises where it takes nothing inside
+    n_ctx = settings.n_ctx or method.n_ctx or default_ctx(backbone.manifest.text.width)
     name_tokens(backbone.tokenizer, data.names, n_ctx)
     return n_ctx
 
@@ -202,7 +203,7 @@ def _check(backbone: Backbone, data: Dataset, settings: AdaptSettings) -> int:
 class _Learned:
     """What is left of a method when its tower has gone from memory."""
 
-    number: MethodNumber
+    number: int
     precision: Precision
     result: Result
     snapshots: dict[int, Result]
@@ -230,21 +231,20 @@ def _learn(
 ) -> _Learned:
     # only now, when the encoders have gone: torch is 200 MB
     from edge_qprompt.learn.checkpoint import CheckpointFile
-    from edge_qprompt.learn.inputs import Inputs, takes_pixels, takes_teacher
+    from edge_qprompt.learn.inputs import Inputs
     from edge_qprompt.learn.loop import learn
     from edge_qprompt.learn.problem import Problem, initial_context
     from edge_qprompt.learn.teacher import Teacher
 
     kind = METHODS[settings.method]
     teacher = None
-    if takes_teacher(kind):
+    if kind.takes is Takes.TEACHER:
         templates, told = settings.method_settings.templates, _stage(progress, "encode in fp32")
         teacher = Teacher.of(backbone, data.names, templates, train.paths, _views(settings), told)
-    if takes_pixels(kind):
+    if kind.takes is Takes.PIXELS:
         backbone = backbone.in_float()  # as packs that change the encoders run
-    padded = getattr(kind, "pads_words", False)
     assert settings.n_ctx
-    start = initial_context(backbone, settings.n_ctx, settings.loop.seed, words=settings.words, padded=padded)
+    start = initial_context(backbone, settings.n_ctx, settings.loop.seed, words=settings.words, padded=kind.pads_words)
     features, labels, classes = train.features.values, train.labels, by_hand.class_features
     problem = Problem.of(backbone, data.names, start, features, labels, classes, settings.engine, teacher)
     method = kind(problem, settings.method_settings)

@@ -8,18 +8,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
-from edge_qprompt.learn.method import Method
-from edge_qprompt.learn.methods.registry import PIXELS, TEACHER
+from edge_qprompt.learn.method import Method, Takes
 from edge_qprompt.learn.problem import Problem
 from edge_qprompt.photos import Views, read_views
-
-if TYPE_CHECKING:
-    from edge_qprompt.learn.methods.registry import Factory
 
 
 @dataclass(frozen=True)
@@ -50,21 +45,11 @@ class Inputs:
         Raises:
             PhotoError: a photo that cannot be read any more.
         """
-        if not takes_pixels(method):
+        if method.takes is not Takes.PIXELS:
             engine = method.engine
             named = (engine.name, engine.note) if engine else ("", "")
-            features = [problem.features, *([problem.taught.features] if takes_teacher(method) else [])]
+            features = [problem.features, *([problem.taught.features] if method.takes is Takes.TEACHER else [])]
             return cls(torch.cat(features, dim=-1), 1, named)
         pixels = torch.from_numpy(read_views(photos, problem.towers.backbone.manifest.preprocess, views))
         threads = torch.get_num_threads()  # a step through the image tower is worth all of them
         return cls(pixels, threads, ("float32", f"{threads} thread{'s' * (threads > 1)}"))
-
-
-def takes_pixels(method: Factory | Method) -> bool:
-    """Whether a method is given photos, not features."""
-    return getattr(method, "takes", "") == PIXELS
-
-
-def takes_teacher(method: Factory | Method) -> bool:
-    """Whether a method is given a teacher's features beside its own."""
-    return getattr(method, "takes", "") == TEACHER

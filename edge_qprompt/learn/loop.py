@@ -26,7 +26,7 @@ from torch.optim.sgd import sgd
 
 from edge_qprompt.errors import EdgeQPromptError
 from edge_qprompt.learn.checkpoint import Checkpoint, CheckpointFile
-from edge_qprompt.learn.method import Method, schedules
+from edge_qprompt.learn.method import Method
 from edge_qprompt.learn.settings import ALL, LoopSettings, Schedule
 
 Progress = Callable[[int, int, float], None]
@@ -133,7 +133,7 @@ class _Mover:
 
 def _movers(method: Method, schedule: Schedule) -> dict[str, _Mover]:
     """By the parameters' names; one with a schedule of its own has the epochs and batches of all."""
-    own = {name: replace(each, epochs=schedule.epochs, batch=schedule.batch) for name, each in schedules(method).items()}
+    own = {name: replace(each, epochs=schedule.epochs, batch=schedule.batch) for name, each in method.schedules.items()}
     return {name: _Mover(parameter, own.get(name, schedule)) for name, parameter in method.parameters.items()}
 
 

@@ -18,13 +18,12 @@ from torch import Tensor
 
 from edge_qprompt.backbone import Backbone, name_tokens
 from edge_qprompt.errors import EdgeQPromptError
-from edge_qprompt.learn.settings import EngineSettings
+from edge_qprompt.learn.settings import INITIAL_STD, EngineSettings
 from edge_qprompt.learn.step import Encode, Engine, choose
 from edge_qprompt.learn.teacher import Teacher
 from edge_qprompt.learn.towers.towers import Towers
 
 INITIAL_TEXT = "a photo of a"
-INITIAL_STD = 0.02  # CoOp's, where it does not start from words
 
 
 @dataclass(frozen=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace
 
 from edge_qprompt.codebook import ClusterSettings
@@ -20,6 +21,7 @@ OPTIMISERS = ("sgd", "adamw")
 MOST_SCALE = 64.0  # nothing larger was measured
 ENGINES = ("auto", "float32", "bfloat16")
 MEMORY = 512 << 20  # bytes
+INITIAL_STD = 0.02  # of tokens that do not start from words: CoOp's
 
 
 def default_ctx(width: int) -> int:
@@ -142,28 +144,14 @@ class MethodSettings:
     Attributes:
         clusters: of the quantizing methods.
         templates: of the hand-written prompt; class features are the mean over them.
-        residual_bits: b of class residuals.
-        noise_std: of Noise-CoOp, in the units of the token vectors.
-        adapter_width: inner width of CLIP-Adapter's net; 0 is that of a feature.
-        prompt_depth: layers that have learned tokens, at most (maple, qmaple).
-        prompt_bits: b of qmaple.
-        trusting: of P4Q's kind: the teacher weighs the same for all photos, as in the paper, and not as far as it is right.
-        lora_rank: r of clip-lora.
-        lora_dropout: share of the input of its additions that is dropped.
         seed: of the methods' own draws: noise, dropout, the first weights of a net.
+        options: what only one method can be told, by name; see the `Options` of each.
     """
 
     clusters: ClusterSettings = field(default_factory=ClusterSettings)
     templates: tuple[str, ...] = (DEFAULT_TEMPLATE,)
-    residual_bits: int = 2
-    noise_std: float = 0.01
-    adapter_width: int = 0
-    prompt_depth: int = 9
-    prompt_bits: int = 4
-    trusting: bool = False
-    lora_rank: int = 2
-    lora_dropout: float = 0.25
     seed: int = 1
+    options: Mapping[str, bool | int | float | str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

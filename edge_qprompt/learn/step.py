@@ -88,7 +88,7 @@ class ParallelTower:
     """Class features of a context: each thread has its share of the classes, and bounded memory for them.
 
     The threads meet twice a step and sleep while they wait, so a busy neighbour costs its share of the time and no more; torch's
-    own meet in every product and spin (docs/adr/0006-step.md).
+    own meet in every product and spin (docs/adr/0018-step.md).
 
     Args:
         tower: computes the features of each share.

@@ -8,7 +8,7 @@ from edge_qprompt.pack.adapter import ROLES, beside, is_adapter, joined, split
 from edge_qprompt.pack.layout import MAX_BYTES, RAW_BITS
 from edge_qprompt.pack.pack import (
     SECTION,
-    Method,
+    ZERO_SHOT,
     Pack,
     PackTensor,
     Precision,
@@ -21,9 +21,9 @@ from edge_qprompt.pack.pack import (
 from edge_qprompt.pack.section import FLOAT
 
 __all__ = [
+    "ZERO_SHOT",
     "FLOAT",
     "MAX_BYTES",
-    "Method",
     "Pack",
     "PackTensor",
     "Precision",

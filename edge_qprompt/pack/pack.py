@@ -39,7 +39,6 @@ from edge_qprompt.pack.section import KNOWN, Section, Tag, names_digest_section,
 from edge_qprompt.pack.tensor import PackTensor, Role
 
 __all__ = [
-    "Method",
     "Pack",
     "PackTensor",
     "Precision",
@@ -47,41 +46,14 @@ __all__ = [
     "SECTION",
     "Section",
     "Tag",
+    "ZERO_SHOT",
     "names_digest_section",
     "names_section",
     "templates_section",
 ]
 
 
-class Method(IntEnum):
-    """How the pack was learned; a reader needs it only to show it."""
-
-    ZERO_SHOT = 0
-    COOP = 1
-    QCOOP = 2
-    KGCOOP = 3
-    PROGRAD = 4
-    PTQ_COOP = 5
-    NOISE_COOP = 6
-    QRES = 7
-    QCOOP_PLUS_QRES = 8
-    COCOOP = 9
-    CLIP_ADAPTER = 10
-    CLIP_LORA = 11
-    MAPLE = 12
-    QMAPLE = 13
-    LEARNED_QRES = 14
-    P4Q = 15
-    QP4Q = 16
-    P4Q_PROMPT = 17
-    P4Q_ADAPTER = 18
-    QKGCOOP = 19
-    QKGCOOP_PLUS_QRES = 20
-
-    @property
-    def label(self) -> str:
-        """As the command line calls it."""
-        return self.name.lower().replace("_plus_", "+").replace("_", "-")
+ZERO_SHOT = 0  # `Pack.method` of a hand-written prompt, which every device can make
 
 
 class Precision(IntEnum):

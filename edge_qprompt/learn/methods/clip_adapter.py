@@ -10,63 +10,60 @@ Symbols: B photos, D dimensions of a feature.
 from __future__ import annotations
 
 import math
-from typing import Any
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
-import torch.nn.functional as F
 from numpy.typing import NDArray
-from torch import Tensor
 
+from edge_qprompt.learn.later import F
+from edge_qprompt.learn.method import Method, Result
 from edge_qprompt.learn.methods.net import Net
-from edge_qprompt.learn.problem import Problem
 from edge_qprompt.learn.settings import MethodSettings, Schedule
-from edge_qprompt.pack import Method as MethodNumber
-from edge_qprompt.pack import PackTensor, Role, Section, templates_section
+from edge_qprompt.pack import PackTensor, Role, templates_section
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from edge_qprompt.learn.problem import Problem
 
 RATIO = 0.2  # of the net's output in the mixture
 WEIGHT = RATIO / (1 - RATIO)  # of it beside the whole feature, which has the same direction
 
 
-class ClipAdapter:
-    """Method `clip-adapter`.
+@dataclass(frozen=True)
+class AdapterOptions:
+    """Of CLIP-Adapter.
 
-    Args:
-        problem: what to learn from.
-        settings: `adapter_width`, `seed` of the first weights; `templates` of the class features.
+    Attributes:
+        adapter_width: of the net inside; 0 is that of a feature.
     """
 
-    number = MethodNumber.CLIP_ADAPTER
+    adapter_width: int = 0
+
+
+class ClipAdapter(Method):
+    """Method `clip-adapter`."""
+
+    name, number = "clip-adapter", 10
+    Options = AdapterOptions
+    options: AdapterOptions
     schedule = Schedule(epochs=50, batch=32, lr=1e-3, warmup_lr=math.inf, weight_decay=1e-2, optimiser="adamw")
-    engine = None
 
     def __init__(self, problem: Problem, settings: MethodSettings) -> None:
+        super().__init__(problem, settings)
         dims = problem.features.shape[-1]
-        self._problem, self._templates = problem, settings.templates
-        self._net = Net.start(dims, settings.adapter_width or dims, dims, settings.seed)
+        self._net = Net.start(dims, self.options.adapter_width or dims, dims, settings.seed)
         self.parameters = {"adapter_in": self._net.inner, "adapter_out": self._net.outer}
 
     def loss(self, features: Tensor, labels: Tensor) -> Tensor:
         """Cross-entropy of the moved features under the hand-written prompt."""
-        return F.cross_entropy(self._problem.scaled(moved(self._net, features), self._problem.by_hand), labels)
+        return F.cross_entropy(self.problem.scaled(moved(self._net, features), self.problem.by_hand), labels)
 
-    def after_step(self, step: int, steps: int) -> None:
-        """Nothing to do."""
-
-    def result(self) -> tuple[tuple[PackTensor, ...], tuple[Section, ...]]:
+    def result(self) -> Result:
         """The net as float16, the mixing ratio folded in, and the templates."""
         tensors = tuple(PackTensor.raw(role, weight) for role, weight in stored(self._net).items())
-        return tensors, (templates_section(self._templates),)
-
-    def state(self) -> dict[str, Tensor]:
-        """Nothing but the parameters."""
-        return {}
-
-    def load(self, state: dict[str, Tensor]) -> None:
-        """Nothing but the parameters."""
-
-    def facts(self) -> dict[str, Any]:
-        """Nothing to report."""
-        return {}
+        return tensors, (templates_section(self.settings.templates),)
 
 
 def moved(net: Net, features: Tensor) -> Tensor:

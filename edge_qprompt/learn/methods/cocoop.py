@@ -5,29 +5,27 @@ Symbols: B photos, W width of the text tower, D dimensions of a feature.
 
 from __future__ import annotations
 
-import torch
-import torch.nn.functional as F
-from torch import Tensor
+from typing import TYPE_CHECKING
 
+from edge_qprompt.learn.later import F, torch
+from edge_qprompt.learn.method import Result
 from edge_qprompt.learn.methods.coop import CoOp
 from edge_qprompt.learn.methods.net import Net
-from edge_qprompt.learn.problem import Problem
 from edge_qprompt.learn.settings import MethodSettings, sgd
-from edge_qprompt.pack import Method as MethodNumber
-from edge_qprompt.pack import PackTensor, Role, Section
+from edge_qprompt.pack import PackTensor, Role
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from edge_qprompt.learn.problem import Problem
 
 BOTTLENECK = 16  # how many times narrower than a feature the net is inside
 
 
 class CoCoOp(CoOp):
-    """Method `cocoop`: each photo has class features of its own, and costs a pass of the text tower.
+    """Method `cocoop`: each photo has class features of its own, and costs a pass of the text tower."""
 
-    Args:
-        problem: what to learn from.
-        settings: `seed` of the net's first weights.
-    """
-
-    number = MethodNumber.COCOOP
+    name, number = "cocoop", 9
     schedule = sgd(lr=0.002, batch=1, epochs=10)
 
     def __init__(self, problem: Problem, settings: MethodSettings) -> None:
@@ -40,10 +38,10 @@ class CoCoOp(CoOp):
         """Mean cross-entropy, each photo under the context moved by the net's answer to it."""
         shifts = self._net(features)  # (B, W)
         pairs = zip(features, shifts, strict=True)
-        logits = [self._problem.logits(self._ctx + shift, feature[None])[0] for feature, shift in pairs]
+        logits = [self.problem.logits(self.context() + shift, feature[None])[0] for feature, shift in pairs]
         return F.cross_entropy(torch.stack(logits), labels)
 
-    def result(self) -> tuple[tuple[PackTensor, ...], tuple[Section, ...]]:
+    def result(self) -> Result:
         """The context and the net as float16."""
         ctx, sections = super().result()
         roles = {Role.META_IN: self._net.inner, Role.META_OUT: self._net.outer}

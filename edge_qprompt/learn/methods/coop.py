@@ -2,56 +2,66 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
-from torch import Tensor
+from edge_qprompt.learn.later import F
+from edge_qprompt.learn.method import Method, Result
+from edge_qprompt.learn.methods.context import Context
+from edge_qprompt.learn.settings import MethodSettings
 
-from edge_qprompt.learn.problem import Problem
-from edge_qprompt.learn.settings import MethodSettings, Schedule
-from edge_qprompt.learn.step import Engine
-from edge_qprompt.pack import Method as MethodNumber
-from edge_qprompt.pack import PackTensor, Role, Section
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from edge_qprompt.learn.problem import Problem
 
 
-class CoOp:
-    """Method `coop`, and what others of its kind share.
+class CoOp(Method):
+    """Method `coop`, and what others with a context share: cross-entropy under it, and a term where they have one.
 
-    Args:
-        problem: what to learn from.
-        settings: nothing of them.
+    Class attributes:
+        stored: what the context is.
     """
 
-    number: MethodNumber = MethodNumber.COOP
-    schedule = Schedule()
+    name, number = "coop", 1
+    stored: ClassVar[type[Context]] = Context
 
     def __init__(self, problem: Problem, settings: MethodSettings) -> None:
-        self._problem = problem
-        self.engine: Engine | None = problem.engine
-        self._ctx = problem.start.clone().requires_grad_()
-        self.parameters = {"ctx": self._ctx}
+        super().__init__(problem, settings)
+        self.engine = problem.engine
+        self.context = self.stored(problem.start, settings)
+        self.parameters = {"ctx": self.context.values}
 
-    def context(self) -> Tensor:
-        """(n, W), as it is learned."""
-        return self._ctx
+    def classes(self) -> Tensor:
+        """Class features (C, D) under the context as it is."""
+        return self.problem.engine.encode(self.context())
 
     def loss(self, features: Tensor, labels: Tensor) -> Tensor:
-        """Cross-entropy under the context as it is."""
-        return self._problem.cross_entropy(self.context(), features, labels)
+        """Mean cross-entropy under the context, and the term."""
+        classes = self.classes()  # (C, D)
+        loss = F.cross_entropy(self.problem.scaled(features, classes), labels)
+        term = self.term(classes)
+        return loss if term is None else loss + term
+
+    def term(self, classes: Tensor) -> Tensor | None:
+        """What else is minimised, of class features (C, D)."""
+        return None
 
     def after_step(self, step: int, steps: int) -> None:
-        """Nothing to do."""
+        """The context's."""
+        self.context.after_step(step)
 
-    def result(self) -> tuple[tuple[PackTensor, ...], tuple[Section, ...]]:
-        """The context as float16."""
-        return (PackTensor.raw(Role.CTX, self._ctx.detach().numpy()),), ()
+    def result(self) -> Result:
+        """The context."""
+        return (self.context.tensor(),), ()
 
     def state(self) -> dict[str, Tensor]:
-        """Nothing but the parameters."""
-        return {}
+        """The context's."""
+        return self.context.state()
 
     def load(self, state: dict[str, Tensor]) -> None:
-        """Nothing but the parameters."""
+        """The context's."""
+        self.context.load(state)
 
     def facts(self) -> dict[str, Any]:
-        """Nothing to report."""
-        return {}
+        """The context's."""
+        return self.context.facts()

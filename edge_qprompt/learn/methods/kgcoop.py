@@ -7,13 +7,15 @@ rate for a batch four times as large.
 
 from __future__ import annotations
 
-import torch.nn.functional as F
-from torch import Tensor
+from typing import TYPE_CHECKING
 
 from edge_qprompt.learn.methods.coop import CoOp
-from edge_qprompt.learn.problem import Problem
 from edge_qprompt.learn.settings import sgd
-from edge_qprompt.pack import Method as MethodNumber
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from edge_qprompt.learn.problem import Problem
 
 WEIGHT = 8.0 / 100  # of the term, for a logit scale of 1
 
@@ -21,23 +23,14 @@ WEIGHT = 8.0 / 100  # of the term, for a logit scale of 1
 class KgCoOp(CoOp):
     """Method `kgcoop`."""
 
-    number = MethodNumber.KGCOOP
+    name, number = "kgcoop", 3
     schedule = sgd(lr=0.002, batch=128, epochs=100)
 
-    def loss(self, features: Tensor, labels: Tensor) -> Tensor:
-        """Cross-entropy and the term."""
-        return guided(self._problem, self.context(), features, labels)
+    def term(self, classes: Tensor) -> Tensor:
+        """How far class features (C, D) are from those of the hand-written prompt."""
+        return distance(self.problem, classes)
 
 
-def guided(problem: Problem, ctx: Tensor, features: Tensor, labels: Tensor) -> Tensor:
-    """Cross-entropy, and WEIGHT times the logit scale times the mean of one minus the cosine to the hand-written class features.
-
-    Args:
-        problem: whose classes.
-        ctx: (n, W).
-        features: (B, D), unit length.
-        labels: (B,).
-    """
-    classes = problem.engine.encode(ctx)  # (C, D)
-    distance = 1 - (classes * problem.by_hand).sum(dim=1).mean()
-    return F.cross_entropy(problem.scaled(features, classes), labels) + WEIGHT * problem.logit_scale * distance
+def distance(problem: Problem, classes: Tensor) -> Tensor:
+    """WEIGHT times the logit scale times the mean of 1 minus the cosine of class features (C, D) to the hand-written prompt's."""
+    return WEIGHT * problem.logit_scale * (1 - (classes * problem.by_hand).sum(dim=1).mean())

@@ -6,39 +6,37 @@ Unquantized and from zero, this is TaskRes (Yu et al., arXiv 2211.10277). Symbol
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
-import torch.nn.functional as F
-from torch import Tensor
 
 from edge_qprompt.classify import bias_section, class_means
-from edge_qprompt.codebook import ClusterSettings
+from edge_qprompt.learn.later import F, torch
+from edge_qprompt.learn.method import Method, Result
 from edge_qprompt.learn.methods.calibration import choose
+from edge_qprompt.learn.methods.qres import ResidualOptions
 from edge_qprompt.learn.methods.straight_through import StraightThrough
-from edge_qprompt.learn.problem import Problem
 from edge_qprompt.learn.settings import ALL, MethodSettings, Schedule
-from edge_qprompt.pack import Method as MethodNumber
-from edge_qprompt.pack import PackTensor, Role, Section, templates_section
+from edge_qprompt.pack import PackTensor, Role, templates_section
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from edge_qprompt.learn.problem import Problem
 
 
-class LearnedQRes:
-    """Method `learned-qres`.
+class LearnedQRes(Method):
+    """Method `learned-qres`."""
 
-    Args:
-        problem: what to learn from.
-        settings: `residual_bits`; `templates` of the text features.
-    """
-
-    number = MethodNumber.LEARNED_QRES
+    name, number = "learned-qres", 14
     # faster is a little better among the classes that have photos, and worse where others are labels too
     schedule = Schedule(epochs=100, batch=ALL, lr=3e-4, warmup_lr=math.inf, weight_decay=0.0, optimiser="adamw")
-    engine = None
+    Options = ResidualOptions
+    options: ResidualOptions
 
     def __init__(self, problem: Problem, settings: MethodSettings) -> None:
-        self._problem, self._templates = problem, settings.templates
-        clusters = ClusterSettings(bits=settings.residual_bits)
+        super().__init__(problem, settings)
+        clusters = self.options.clusters
         features, labels, text = (each.numpy() for each in (problem.features, problem.labels, problem.by_hand))
         alpha, self._bias = choose(features, labels, text, clusters, problem.logit_scale)
         means = class_means(features.reshape(-1, text.shape[1]), np.repeat(labels, features.shape[1]), len(text))
@@ -48,17 +46,17 @@ class LearnedQRes:
 
     def loss(self, features: Tensor, labels: Tensor) -> Tensor:
         """Cross-entropy of the class features moved by the quantized residuals."""
-        classes = F.normalize(self._problem.by_hand + self._quantizer(self._residual), dim=-1)  # (C, D)
-        return F.cross_entropy(self._problem.scaled(features, classes), labels)
+        classes = F.normalize(self.problem.by_hand + self._quantizer(self._residual), dim=-1)  # (C, D)
+        return F.cross_entropy(self.problem.scaled(features, classes), labels)
 
     def after_step(self, step: int, steps: int) -> None:
         """Look whether to cluster again."""
         self._quantizer.look(self._residual, step)
 
-    def result(self) -> tuple[tuple[PackTensor, ...], tuple[Section, ...]]:
+    def result(self) -> Result:
         """The residuals, the templates, and how much classes with a residual are held back."""
         tensor = PackTensor.quantized(Role.RESIDUAL, self._quantizer.quantize(self._residual))
-        return (tensor,), (templates_section(self._templates), bias_section(self._bias))
+        return (tensor,), (templates_section(self.settings.templates), bias_section(self._bias))
 
     def state(self) -> dict[str, Tensor]:
         """The quantizer's."""

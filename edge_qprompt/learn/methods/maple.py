@@ -11,42 +11,53 @@ Symbols: n learned tokens, P layers that have them, W and U widths of text and i
 from __future__ import annotations
 
 import math
-from typing import Any
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
-import torch
-import torch.nn.functional as F
-from torch import Tensor
+from edge_qprompt.learn.later import F, torch
+from edge_qprompt.learn.method import Method, Result, Takes
+from edge_qprompt.learn.settings import INITIAL_STD, MethodSettings, sgd
+from edge_qprompt.pack import PackTensor, Role
 
-from edge_qprompt.learn.problem import INITIAL_STD, Problem
-from edge_qprompt.learn.settings import MethodSettings, sgd
-from edge_qprompt.pack import Method as MethodNumber
-from edge_qprompt.pack import PackTensor, Role, Section
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from edge_qprompt.learn.problem import Problem
 
 HALF = 16  # bits of a float16
 
 
-class MaPLe:
-    """Method `maple`.
+@dataclass(frozen=True)
+class MaPLeOptions:
+    """Of MaPLe.
 
-    Args:
-        problem: what to learn from; its start are the tokens of the first layer.
-        settings: `prompt_depth`, `seed`.
+    Attributes:
+        prompt_depth: layers that have learned tokens, at most.
+    """
+
+    prompt_depth: int = 9
+
+
+class MaPLe(Method):
+    """Method `maple`; the problem's start are the tokens of the first layer.
 
     Raises:
         BackboneError: the backbone's image tower takes no prompts.
         PromptError: class names that do not fit.
     """
 
-    number: MethodNumber = MethodNumber.MAPLE
+    name, number = "maple", 12
     schedule = sgd(lr=0.0035, batch=4, epochs=5)
     n_ctx = 2
-    takes = "pixels"
-    engine = None
+    takes = Takes.PIXELS
+    Options = MaPLeOptions
+    options: MaPLeOptions
 
     def __init__(self, problem: Problem, settings: MethodSettings) -> None:
-        self._problem, self._towers = problem, problem.towers
+        super().__init__(problem, settings)
+        self._towers = problem.towers
         text, image = self._towers.text.config, self._towers.vision.config
-        depth = min(settings.prompt_depth, text.layers, image.layers)
+        depth = min(self.options.prompt_depth, text.layers, image.layers)
         ctx = problem.start.clone()  # (n, W)
         self._suffixes = self._towers.behind(len(ctx))
         draws = torch.Generator().manual_seed(settings.seed)
@@ -79,21 +90,11 @@ class MaPLe:
         deep = tokens[Role.DEEP_CTX].unbind() if Role.DEEP_CTX in tokens else ()
         classes = self._towers.text(tokens[Role.CTX], self._suffixes, deep)  # (C, D)
         photos = self._towers.vision(self._towers.normalised(views), tokens[Role.VISUAL_CTX].unbind())  # (B, D)
-        return F.cross_entropy(self._problem.scaled(photos, classes), labels)
+        return F.cross_entropy(self.problem.scaled(photos, classes), labels)
 
-    def after_step(self, step: int, steps: int) -> None:
-        """Nothing to do."""
-
-    def result(self) -> tuple[tuple[PackTensor, ...], tuple[Section, ...]]:
+    def result(self) -> Result:
         """The tokens as float16."""
         return tuple(PackTensor.raw(role, values.detach().numpy()) for role, values in self.tokens().items()), ()
-
-    def state(self) -> dict[str, Tensor]:
-        """Nothing but the parameters."""
-        return {}
-
-    def load(self, state: dict[str, Tensor]) -> None:
-        """Nothing but the parameters."""
 
     def facts(self) -> dict[str, Any]:
         """The size as the paper counts it."""

@@ -5,33 +5,45 @@ Source: Hao et al., Quantized Prompt (arXiv 2407.10704), section 3.2 and figure 
 
 from __future__ import annotations
 
-import torch
-from torch import Tensor
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
+from edge_qprompt.learn.later import torch
 from edge_qprompt.learn.methods.coop import CoOp
-from edge_qprompt.learn.problem import Problem
 from edge_qprompt.learn.settings import MethodSettings
-from edge_qprompt.pack import Method as MethodNumber
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from edge_qprompt.learn.problem import Problem
+
+
+@dataclass(frozen=True)
+class NoiseOptions:
+    """Of Noise-CoOp.
+
+    Attributes:
+        noise_std: of the noise, in the units of the token vectors.
+    """
+
+    noise_std: float = 0.01
 
 
 class NoiseCoOp(CoOp):
-    """Method `noise-coop`; what is stored has no noise.
+    """Method `noise-coop`; what is stored has no noise."""
 
-    Args:
-        problem: what to learn from.
-        settings: `noise_std`, `seed`.
-    """
-
-    number = MethodNumber.NOISE_COOP
+    name, number = "noise-coop", 6
+    Options = NoiseOptions
+    options: NoiseOptions
 
     def __init__(self, problem: Problem, settings: MethodSettings) -> None:
         super().__init__(problem, settings)
-        self._std, self._draws = settings.noise_std, torch.Generator().manual_seed(settings.seed)
+        self._draws = torch.Generator().manual_seed(settings.seed)
 
-    def loss(self, features: Tensor, labels: Tensor) -> Tensor:
-        """Cross-entropy under the context and fresh noise."""
-        noise = torch.randn(self._ctx.shape, generator=self._draws)
-        return self._problem.cross_entropy(self._ctx + self._std * noise, features, labels)
+    def classes(self) -> Tensor:
+        """Class features (C, D) under the context and fresh noise."""
+        ctx = self.context()
+        return self.problem.engine.encode(ctx + self.options.noise_std * torch.randn(ctx.shape, generator=self._draws))
 
     def state(self) -> dict[str, Tensor]:
         """Where the noise is."""

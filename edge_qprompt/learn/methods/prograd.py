@@ -6,19 +6,20 @@ as zeros with the template's words last, and batch and learning rate are CoOp's.
 
 from __future__ import annotations
 
-import torch
-import torch.nn.functional as F
-from torch import Tensor
+from typing import TYPE_CHECKING
 
+from edge_qprompt.learn.later import F, torch
 from edge_qprompt.learn.methods.coop import CoOp
 from edge_qprompt.learn.settings import sgd
-from edge_qprompt.pack import Method as MethodNumber
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 class ProGrad(CoOp):
     """Method `prograd`."""
 
-    number = MethodNumber.PROGRAD
+    name, number = "prograd", 4
     schedule = sgd(lr=0.002, batch=32, epochs=200)
     n_ctx = 16
     pads_words = True
@@ -29,8 +30,8 @@ class ProGrad(CoOp):
         Where the gradient of the cross-entropy and that of KL(hand-written || learned) point against each other, the
         former loses its part along the latter.
         """
-        problem, ctx = self._problem, self._ctx
-        logits = problem.scaled(features, problem.engine.encode(ctx))  # (B, C)
+        problem, ctx = self.problem, self.context()
+        logits = problem.scaled(features, self.classes())  # (B, C)
         task = F.cross_entropy(logits, labels)
         target = F.log_softmax(problem.scaled(features, problem.by_hand), dim=1)
         general = F.kl_div(F.log_softmax(logits, dim=1), target, reduction="batchmean", log_target=True)

@@ -5,18 +5,20 @@ Sources: Quantized Prompt (arXiv 2407.10704) and KgCoOp (arXiv 2303.13283).
 
 from __future__ import annotations
 
-from torch import Tensor
+from typing import TYPE_CHECKING
 
-from edge_qprompt.learn.methods.kgcoop import guided
+from edge_qprompt.learn.methods.kgcoop import distance
 from edge_qprompt.learn.methods.qcoop import QCoOp
-from edge_qprompt.pack import Method as MethodNumber
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 class QKgCoOp(QCoOp):
     """Method `qkgcoop`; the schedule is QCoOp's."""
 
-    number = MethodNumber.QKGCOOP
+    name, number = "qkgcoop", 19
 
-    def loss(self, features: Tensor, labels: Tensor) -> Tensor:
-        """Cross-entropy and KgCoOp's term under the quantized context."""
-        return guided(self._problem, self.context(), features, labels)
+    def term(self, classes: Tensor) -> Tensor:
+        """KgCoOp's."""
+        return distance(self.problem, classes)

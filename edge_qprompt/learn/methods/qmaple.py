@@ -6,34 +6,43 @@ here the tokens that they make are quantized, since these are what is stored.
 
 from __future__ import annotations
 
-from dataclasses import replace
-from typing import Any
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
 
-import torch
-from torch import Tensor
-
-from edge_qprompt.learn.methods.maple import MaPLe
+from edge_qprompt.learn.later import torch
+from edge_qprompt.learn.method import Result
+from edge_qprompt.learn.methods.maple import MaPLe, MaPLeOptions
 from edge_qprompt.learn.methods.straight_through import StraightThrough
-from edge_qprompt.learn.problem import Problem
 from edge_qprompt.learn.settings import MethodSettings
-from edge_qprompt.pack import Method as MethodNumber
-from edge_qprompt.pack import PackTensor, Role, Section
+from edge_qprompt.pack import PackTensor, Role
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from edge_qprompt.learn.problem import Problem
+
+
+@dataclass(frozen=True)
+class QMaPLeOptions(MaPLeOptions):
+    """Of QMaPLe.
+
+    Attributes:
+        prompt_bits: b of what is stored, 1 to 8; when to cluster again is in the settings of all methods.
+    """
+
+    prompt_bits: int = 4
 
 
 class QMaPLe(MaPLe):
-    """Method `qmaple`.
+    """Method `qmaple`."""
 
-    Args:
-        problem: what to learn from.
-        settings: those of `maple`; `prompt_bits`, and of `clusters` when to cluster again.
-    """
-
-    number = MethodNumber.QMAPLE
+    name, number = "qmaple", 13
+    Options = QMaPLeOptions
+    options: QMaPLeOptions
 
     def __init__(self, problem: Problem, settings: MethodSettings) -> None:
         super().__init__(problem, settings)
-        self._bits = settings.prompt_bits
-        clusters = replace(settings.clusters, bits=self._bits)
+        clusters = replace(settings.clusters, bits=self.options.prompt_bits)
         self._quantizers = {role: StraightThrough(values, clusters) for role, values in self.tokens().items()}
 
     def loss(self, features: Tensor, labels: Tensor) -> Tensor:
@@ -47,7 +56,7 @@ class QMaPLe(MaPLe):
             for role, values in self.tokens().items():
                 self._quantizers[role].look(values, step)
 
-    def result(self) -> tuple[tuple[PackTensor, ...], tuple[Section, ...]]:
+    def result(self) -> Result:
         """Indexes and codebooks."""
         tokens = self.tokens().items()
         return tuple(PackTensor.quantized(role, self._quantizers[role].quantize(values)) for role, values in tokens), ()
@@ -65,4 +74,4 @@ class QMaPLe(MaPLe):
     def facts(self) -> dict[str, Any]:
         """The size as the paper counts it, and how often each tensor was clustered again."""
         fired = {Role(role).name.lower(): each.clustering.fired for role, each in self._quantizers.items()}
-        return {"paper_bytes": self.paper_bytes(self._bits), "reclusterings": fired}
+        return {"paper_bytes": self.paper_bytes(self.options.prompt_bits), "reclusterings": fired}

@@ -1,88 +1,84 @@
-"""The methods by the name that the command line takes; each is imported when it is asked for, since names need no torch.
+"""The methods by name: those in the files beside this one, and those of other packages, found by their entry points.
 
-A method is a file with a class as `method.Method` describes it, made with a problem and the settings. One of another
-package is found by its entry point in the group `edge_qprompt.methods`, and is used like those here.
+Files here load no torch (`edge_qprompt.learn.later`), so all can be listed and asked. Other packages' are loaded when asked for.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+import importlib
+import pkgutil
+from collections.abc import Iterable, Iterator, Mapping
 from functools import cached_property
 from importlib.metadata import EntryPoint, entry_points
-from typing import TYPE_CHECKING
 
 from edge_qprompt.errors import PromptError
-
-if TYPE_CHECKING:
-    from edge_qprompt.learn.method import Method
-    from edge_qprompt.learn.problem import Problem
-    from edge_qprompt.learn.settings import MethodSettings
-
-    Factory = Callable[[Problem, MethodSettings], Method]
+from edge_qprompt.learn.method import Method
 
 GROUP = "edge_qprompt.methods"
-OURS = {
-    "qcoop": "qcoop:QCoOp",
-    "qres": "qres:QRes",
-    "qcoop+qres": "qres:QCoOpQRes",
-    "qkgcoop": "qkgcoop:QKgCoOp",
-    "qkgcoop+qres": "qres:QKgCoOpQRes",
-    "learned-qres": "learned_qres:LearnedQRes",
-    "coop": "coop:CoOp",
-    "kgcoop": "kgcoop:KgCoOp",
-    "prograd": "prograd:ProGrad",
-    "ptq-coop": "ptq_coop:PTQCoOp",
-    "noise-coop": "noise_coop:NoiseCoOp",
-    "cocoop": "cocoop:CoCoOp",
-    "clip-adapter": "clip_adapter:ClipAdapter",
-    "maple": "maple:MaPLe",
-    "qmaple": "qmaple:QMaPLe",
-    "clip-lora": "clip_lora:CLIPLoRA",
-    "p4q": "p4q:P4Q",
-    "qp4q": "p4q:QP4Q",
-    "p4q-prompt": "p4q:P4QPrompt",
-    "p4q-adapter": "p4q:P4QAdapter",
-    "zero-shot": "zero_shot:ZeroShot",
-    "zero-shot-ensemble": "zero_shot:ZeroShotEnsemble",
-}
-PIXELS = "pixels"  # what `Method.takes` says
-TEACHER = "teacher"
 OTHERS = range(128, 256)  # numbers of methods of other packages
-INSIDE = frozenset({"maple", "qmaple", "clip-lora"})  # learn inside the image tower, which not every backbone allows
-TOKENS = {"prograd": 16, "maple": 2, "qmaple": 2}  # learned ones, where they are not `settings.default_ctx`
 
 
-class Methods(Mapping[str, "Factory"]):
-    """See the module."""
+class Methods(Mapping[str, type[Method]]):
+    """See the module.
+
+    Raises:
+        PromptError: two files here have one name or number.
+    """
 
     @cached_property
-    def _found(self) -> dict[str, EntryPoint]:
-        ours = {name: EntryPoint(name, f"edge_qprompt.learn.methods.{place}", GROUP) for name, place in OURS.items()}
-        return {point.name: point for point in entry_points(group=GROUP)} | ours
+    def ours(self) -> dict[str, type[Method]]:
+        """Those here, by number."""
+        package = __name__.rpartition(".")[0]
+        modules = [f"{package}.{module.name}" for module in pkgutil.iter_modules(importlib.import_module(package).__path__)]
+        return by_name(value for module in modules for value in vars(importlib.import_module(module)).values() if _is_one(value))
 
-    def __getitem__(self, name: str) -> Factory:
-        factory: Factory = self._found[name].load()
-        if name not in OURS and (number := getattr(factory, "number", None)) not in OTHERS:
+    @cached_property
+    def _others(self) -> dict[str, EntryPoint]:
+        return {point.name: point for point in entry_points(group=GROUP) if point.name not in self.ours}
+
+    def __getitem__(self, name: str) -> type[Method]:
+        if name in self.ours:
+            return self.ours[name]
+        method: type[Method] = self._others[name].load()
+        if (number := getattr(method, "number", None)) not in OTHERS:
             free = f"packs of other packages' methods have one from {OTHERS[0]} to {OTHERS[-1]}"
             raise PromptError(f"the method {name} has the number {number}: {free}")
-        return factory
+        return method
 
-    def is_inside(self, name: str) -> bool:
-        """Whether a method learns inside the image tower. Of ours, this is known without torch."""
-        return name in INSIDE if name in OURS else getattr(self[name], "takes", "") == PIXELS
-
-    def n_ctx(self, name: str) -> int | None:
-        """Learned tokens of a method unless somebody says otherwise; None for `settings.default_ctx`. Likewise."""
-        return TOKENS.get(name) if name in OURS else getattr(self[name], "n_ctx", None)
+    def name(self, number: int) -> str | None:
+        """The name of a pack's method; None for others than those here: many packages may have one number."""
+        return next((name for name, method in self.ours.items() if method.number == number), None)
 
     def __contains__(self, name: object) -> bool:
-        return name in self._found  # to load it brings torch
+        return name in self.ours or name in self._others
 
     def __iter__(self) -> Iterator[str]:
-        return iter((*OURS, *(name for name in self._found if name not in OURS)))
+        return iter((*self.ours, *self._others))
 
     def __len__(self) -> int:
-        return len(self._found)
+        return len(self.ours) + len(self._others)
+
+
+def by_name(methods: Iterable[type[Method]]) -> dict[str, type[Method]]:
+    """Methods by name, in the order of their numbers.
+
+    Raises:
+        PromptError: two have one name or one number; who inherits a number makes packs of the same kind, and may have it.
+    """
+    found: dict[str, type[Method]] = {}
+    owners: dict[int, str] = {}
+    for method in methods:
+        if found.setdefault(method.name, method) is not method:
+            raise PromptError(f"two methods have the name {method.name}: rename one")
+        if "number" in vars(method) and owners.setdefault(method.number, method.name) != method.name:
+            both = f"{owners[method.number]} and {method.name}"
+            raise PromptError(f"the methods {both} have the number {method.number}: change one")
+    return dict(sorted(found.items(), key=lambda item: item[1].number))
+
+
+def _is_one(value: object) -> bool:
+    """Whether something in a file is a method; others are what methods share."""
+    return isinstance(value, type) and issubclass(value, Method) and "name" in vars(value)
 
 
 METHODS = Methods()

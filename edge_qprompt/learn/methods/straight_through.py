@@ -5,13 +5,15 @@ Source: Quantized Prompt (arXiv 2407.10704), section 3.3; the estimator is Bengi
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
-from torch import Tensor
 
 from edge_qprompt.codebook import Clustering, ClusterSettings, Quantized
+from edge_qprompt.learn.later import torch
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 class StraightThrough:

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Any
-
-from torch import Tensor
+from typing import TYPE_CHECKING
 
 from edge_qprompt.errors import PromptError
-from edge_qprompt.learn.problem import Problem
-from edge_qprompt.learn.settings import MethodSettings, Schedule
-from edge_qprompt.pack import Method as MethodNumber
-from edge_qprompt.pack import PackTensor, Section, templates_section
+from edge_qprompt.learn.method import Method, Result
+from edge_qprompt.learn.settings import MethodSettings
+from edge_qprompt.pack import ZERO_SHOT, templates_section
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from edge_qprompt.learn.problem import Problem
 
 GENERAL = (  # the seven that CLIP's authors found for ImageNet among 80: notebooks/Prompt_Engineering_for_ImageNet.ipynb
     "itap of a {}.",
@@ -24,51 +26,24 @@ GENERAL = (  # the seven that CLIP's authors found for ImageNet among 80: notebo
 )
 
 
-class ZeroShot:
-    """Method `zero-shot`.
+class ZeroShot(Method):
+    """Method `zero-shot`: the templates of the settings, with {} where the class name goes."""
 
-    Args:
-        problem: nothing of it.
-        settings: `templates`, with {} where the class name goes.
-    """
-
-    number = MethodNumber.ZERO_SHOT
-    schedule = Schedule()
-    engine = None
-
-    def __init__(self, problem: Problem, settings: MethodSettings) -> None:
-        self.parameters: dict[str, Tensor] = {}
-        self._templates = settings.templates
+    name, number = "zero-shot", ZERO_SHOT
 
     def loss(self, features: Tensor, labels: Tensor) -> Tensor:
         """There is none."""
-        raise PromptError("zero-shot has nothing to learn")
+        raise PromptError(f"{self.name} has nothing to learn")
 
-    def after_step(self, step: int, steps: int) -> None:
-        """Never called."""
-
-    def result(self) -> tuple[tuple[PackTensor, ...], tuple[Section, ...]]:
+    def result(self) -> Result:
         """The templates."""
-        return (), (templates_section(self._templates),)
-
-    def state(self) -> dict[str, Tensor]:
-        """Nothing."""
-        return {}
-
-    def load(self, state: dict[str, Tensor]) -> None:
-        """Nothing."""
-
-    def facts(self) -> dict[str, Any]:
-        """Nothing."""
-        return {}
+        return (), (templates_section(self.settings.templates),)
 
 
 class ZeroShotEnsemble(ZeroShot):
-    """Method `zero-shot-ensemble`: the mean over templates that fit most photos.
+    """Method `zero-shot-ensemble`: the mean over templates that fit most photos. Its packs are those of `zero-shot`."""
 
-    Args:
-        problem, settings: nothing of them.
-    """
+    name = "zero-shot-ensemble"
 
     def __init__(self, problem: Problem, settings: MethodSettings) -> None:
         super().__init__(problem, replace(settings, templates=GENERAL))
