@@ -40,7 +40,8 @@ from timing import publish
 import edge_qprompt
 from edge_qprompt import Backbone, Pack
 from edge_qprompt.backbone.session import cores
-from edge_qprompt.pack.pack import ZERO_SHOT, Precision, Section, Tag, names_section
+from edge_qprompt.pack.pack import ZERO_SHOT, Precision, names_section
+from edge_qprompt.pack.section import TEMPLATE
 from server.settings import Limits
 
 HERE = Path(__file__).parent
@@ -230,7 +231,7 @@ def prepare(store: Path, backbone: Backbone) -> str:
     from server.database import Database
 
     names = names_section(sorted(folder.name.replace("_", " ") for folder in DEMO.iterdir()))
-    template = Section(Tag.TEMPLATE, b"a photo of a {}.")
+    template = TEMPLATE.section("a photo of a {}.")
     pack = Pack(backbone.manifest.short_fingerprint, ZERO_SHOT, Precision.FP32, (), (template, names))
     catalogue = Catalogue(Database(str(store)))
     catalogue.publish(TASK, pack, None, "benchmark")

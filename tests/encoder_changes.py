@@ -16,7 +16,8 @@ from numpy.typing import NDArray
 
 from edge_qprompt.backbone.backbone import Backbone
 from edge_qprompt.learn import METHODS
-from edge_qprompt.pack.pack import Pack, PackTensor, Precision, Role, Section, Tag, names_section
+from edge_qprompt.pack.pack import Pack, PackTensor, Precision, Role, Section, names_section
+from edge_qprompt.pack.section import TEMPLATE
 from edge_qprompt.photos.photo import decode_photo, to_pixels
 from exporter.source.source import import_open_clip
 
@@ -49,7 +50,7 @@ def draw(seed: int, *shape: int, scale: float = 0.5) -> Array:
 
 
 def pack_of(backbone: Backbone, tensors: dict[Role, Array], *, template: bool = False) -> Pack:
-    sections = (*([Section(Tag.TEMPLATE, b"a {}.")] if template else []), names_section(NAMES))
+    sections = (*([Section(TEMPLATE.tag, b"a {}.")] if template else []), names_section(NAMES))
     raw = tuple(PackTensor.raw(role, values) for role, values in tensors.items())
     pack = Pack(backbone.manifest.short_fingerprint, METHODS["maple"].number, Precision.FP32, raw, sections)
     return Pack.decode(pack.encode())

@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 
 from edge_qprompt.codebook import Quantized
 from edge_qprompt.learn import METHODS
-from edge_qprompt.pack.pack import Pack, PackTensor, Precision, Role, Section, Tag, names_digest_section, names_section
+from edge_qprompt.pack.pack import Pack, PackTensor, Precision, Role, Section, names_digest_section, names_section
+from edge_qprompt.pack.section import PROVENANCE, RESIDUAL_BIAS, SHARED_ADAPTER, TEMPLATE, TEMPLATES
 
 FINGERPRINT = bytes.fromhex("0123456789abcdef")
 
@@ -83,11 +84,11 @@ def section_lists(draw: st.DrawFn) -> tuple[Section, ...]:
     known = [
         names_section(draw(NAMES)),
         names_digest_section(draw(NAMES)),
-        Section(Tag.PROVENANCE, draw(TEXT).encode()),
-        Section(Tag.RESIDUAL_BIAS, struct.pack("<f", draw(st.floats(width=32, allow_nan=False, allow_infinity=False)))),
-        Section(Tag.SHARED_ADAPTER, draw(st.binary(min_size=32, max_size=32))),
-        Section(Tag.TEMPLATES, "\n".join("{}" + draw(TEXT).replace("}", "") for _ in range(draw(st.integers(2, 4)))).encode()),
-        Section(Tag.TEMPLATE, (draw(TEXT).replace("{", "") + "{}" + draw(TEXT).replace("}", "")).encode()),
+        Section(PROVENANCE.tag, draw(TEXT).encode()),
+        Section(RESIDUAL_BIAS.tag, struct.pack("<f", draw(st.floats(width=32, allow_nan=False, allow_infinity=False)))),
+        Section(SHARED_ADAPTER.tag, draw(st.binary(min_size=32, max_size=32))),
+        Section(TEMPLATES.tag, "\n".join("{}" + draw(TEXT).replace("}", "") for _ in range(draw(st.integers(2, 4)))).encode()),
+        Section(TEMPLATE.tag, (draw(TEXT).replace("{", "") + "{}" + draw(TEXT).replace("}", "")).encode()),
     ]
     unknown = draw(st.lists(st.builds(Section, st.integers(131, 255), st.binary(max_size=20)), max_size=4))
     chosen = draw(st.lists(st.sampled_from(range(len(known))), unique=True))

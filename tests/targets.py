@@ -14,7 +14,8 @@ from servers import LiveServer
 
 from edge_qprompt import Backbone, Pack
 from edge_qprompt.learn import METHODS
-from edge_qprompt.pack.pack import Precision, Section, Tag, names_section
+from edge_qprompt.pack.pack import Precision, Section, names_section
+from edge_qprompt.pack.section import TEMPLATE
 
 BODY_SECONDS = 3
 BODY_MB, MEGAPIXELS, CACHE_MB = 4, 4, 8
@@ -23,7 +24,7 @@ OPTIONS = ("--max-body-mb", BODY_MB, "--max-megapixels", MEGAPIXELS, "--cache-mb
 
 def clothes(nano: Backbone, template: str = "a photo of a {}.") -> Pack:
     """Ready without any learning, and good enough for one photo of a bag."""
-    sections = (Section(Tag.TEMPLATE, template.encode()), names_section(("bag", "ankle boot", "t-shirt")))
+    sections = (Section(TEMPLATE.tag, template.encode()), names_section(("bag", "ankle boot", "t-shirt")))
     return Pack(nano.manifest.short_fingerprint, METHODS["zero-shot"].number, Precision.FP32, (), sections)
 
 

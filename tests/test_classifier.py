@@ -15,7 +15,8 @@ from edge_qprompt import Backbone, Classifier, Pack
 from edge_qprompt.backbone.text import PROMPTS_A_RUN, name_tokens
 from edge_qprompt.classify.classifier import zero_shot
 from edge_qprompt.errors import FingerprintError, PackError, PhotoError, PromptError
-from edge_qprompt.pack.pack import PackTensor, Role, Tag
+from edge_qprompt.pack.pack import PackTensor, Role
+from edge_qprompt.pack.section import CLASS_NAMES
 from edge_qprompt.photos.features import extract
 from edge_qprompt.prompts import check_template, readable
 
@@ -107,7 +108,7 @@ def test_a_pack_of_another_backbone_is_refused_with_both_names(nano: Backbone, p
 
 
 def test_a_pack_without_names_needs_labels(nano: Backbone, pack: Pack) -> None:
-    bare = replace(pack, sections=tuple(s for s in pack.sections if s.tag != Tag.CLASS_NAMES))
+    bare = replace(pack, sections=tuple(s for s in pack.sections if s.tag != CLASS_NAMES.tag))
     with pytest.raises(PackError, match=r"holds no class names: .*--labels"):
         Classifier(nano, bare)
     assert Classifier(nano, bare, ["cat", "bag"]).classify(BAG, top=1)[0].label == "bag"

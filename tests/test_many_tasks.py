@@ -14,7 +14,8 @@ from conftest import DEMO, Command, Learned
 from edge_qprompt import Backbone, Classifier, Pack, Tasks
 from edge_qprompt.classify.classifier import class_features
 from edge_qprompt.errors import FingerprintError, PackError, PhotoError
-from edge_qprompt.pack.pack import PackTensor, Role, Tag, names_section
+from edge_qprompt.pack.pack import PackTensor, Role, names_section
+from edge_qprompt.pack.section import CLASS_NAMES
 
 BAG = DEMO / "test" / "bag" / "3.png"
 CLASSES = {  # of different numbers, one of them a single class
@@ -179,7 +180,7 @@ def another(nano: Backbone) -> Backbone:
 
 
 def test_a_pack_without_names_comes_with_labels(nano: Backbone, packs: dict[str, Pack], tasks: Tasks) -> None:
-    bare = replace(packs["pet"], sections=tuple(s for s in packs["pet"].sections if s.tag != Tag.CLASS_NAMES))
+    bare = replace(packs["pet"], sections=tuple(s for s in packs["pet"].sections if s.tag != CLASS_NAMES.tag))
     with pytest.raises(PackError, match="holds no class names"):
         tasks.add("bare", bare)
     tasks.add("bare", Classifier(nano, bare, ["cat", "bag"]))

@@ -17,7 +17,8 @@ from edge_qprompt.errors import PackError
 from edge_qprompt.learn import METHODS
 from edge_qprompt.pack import pack as pack_module
 from edge_qprompt.pack.layout import MAX_BYTES
-from edge_qprompt.pack.pack import Pack, PackTensor, Precision, Role, Section, Tag, names_section
+from edge_qprompt.pack.pack import Pack, PackTensor, Precision, Role, Section, names_section
+from edge_qprompt.pack.section import TEMPLATE
 
 FORMAT = Path(__file__).parents[1] / "docs" / "pack-format.md"
 
@@ -27,7 +28,7 @@ FORMAT = Path(__file__).parents[1] / "docs" / "pack-format.md"
 HEAD_OF_ONE = "8951504b0100010200000000" + "0123456789abcdef" + "00000000"
 GOLDEN = {
     "template only": (
-        Pack(FINGERPRINT, METHODS["zero-shot"].number, Precision.INT8, (), (Section(Tag.TEMPLATE, b"a {}."),)),
+        Pack(FINGERPRINT, METHODS["zero-shot"].number, Precision.INT8, (), (Section(TEMPLATE.tag, b"a {}."),)),
         "8951504b01010000" + "0a000000" + "0123456789abcdef" + "00000000" + "01" + "05000000" + "61207b7d2e" + "30ea4c61",
     ),
     "3 bits across bytes": (
@@ -204,7 +205,7 @@ REFUSED = {
         lambda: qcoop(sections=(Section(200, bytes(MAX_BYTES - 32)),)),
         "would have 33554433 bytes, at most 33554432",
     ),
-    "names twice": (lambda: qcoop(sections=(names_section("a"), names_section("b"))), "more than one section class_names"),
+    "names twice": (lambda: qcoop(sections=(names_section("a"), names_section("b"))), "more than one section class names"),
     "unknown essential section": (lambda: Section(127, b""), "the pack needs feature 127"),
     "tag of two bytes": (lambda: Section(256, b""), "a section of tag 256"),
     "role of two bytes": (lambda: PackTensor.raw(256, np.ones(1, np.float32)), "a tensor of role 256"),

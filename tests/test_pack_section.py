@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 from packs import qcoop, sealed_sections, with_section
 
 from edge_qprompt.errors import PackError
-from edge_qprompt.pack.pack import Pack, Section, Tag, names_digest_section, names_section, templates_section
+from edge_qprompt.pack.pack import Pack, Section, names_digest_section, names_section, templates_section
+from edge_qprompt.pack.section import CLASS_NAMES, PROVENANCE, TEMPLATE, TEMPLATES
 
 
 def test_names_and_their_digest() -> None:
@@ -28,10 +29,10 @@ def test_a_character_that_no_name_can_hold(character: str) -> None:
     with pytest.raises(PackError, match="line break or a control character: rename the class"):
         names_section(("cat", f"d{character}g"))
     if character != "\n":  # which the reader sees as the end of a name
-        with pytest.raises(PackError, match=r"rename the class|section class_names is not UTF-8"):
-            Pack.decode(with_section(Tag.CLASS_NAMES, f"cat\nd{character}g".encode(errors="surrogatepass")))
+        with pytest.raises(PackError, match=r"rename the class|section class names is not UTF-8"):
+            Pack.decode(with_section(CLASS_NAMES.tag, f"cat\nd{character}g".encode(errors="surrogatepass")))
         with pytest.raises(PackError, match=r"control character$|is not UTF-8"):
-            Section(Tag.PROVENANCE, f"a{character}b".encode(errors="surrogatepass"))
+            Section(PROVENANCE.tag, f"a{character}b".encode(errors="surrogatepass"))
 
 
 @pytest.mark.parametrize("blank", ["", " ", "\u00a0", "\u2003\u3000"], ids=ascii)
@@ -39,7 +40,7 @@ def test_blank_names(blank: str) -> None:
     with pytest.raises(PackError, match="a class name is blank"):
         names_section(("cat", blank))
     with pytest.raises(PackError, match="a class name is blank"):
-        Pack.decode(with_section(Tag.CLASS_NAMES, f"cat\n{blank}".encode()))
+        Pack.decode(with_section(CLASS_NAMES.tag, f"cat\n{blank}".encode()))
 
 
 def test_no_names() -> None:
@@ -56,7 +57,7 @@ def test_writer_and_reader_agree_on_names(names: list[str]) -> None:
         written = qcoop(sections=(names_section(names),)).encode()
     except PackError:
         written = None
-    forged = sealed_sections([(Tag.CLASS_NAMES, "\n".join(names).encode(errors="surrogatepass"))])
+    forged = sealed_sections([(CLASS_NAMES.tag, "\n".join(names).encode(errors="surrogatepass"))])
     if written is None:
         with pytest.raises(PackError):
             Pack.decode(forged)
@@ -67,8 +68,8 @@ def test_writer_and_reader_agree_on_names(names: list[str]) -> None:
 
 def test_one_template_or_several() -> None:
     one, several = ("a {}.",), ("a {}.", "art of the {}.")
-    assert templates_section(one) == Section(Tag.TEMPLATE, b"a {}.")
-    assert templates_section(several).tag == Tag.TEMPLATES
+    assert templates_section(one) == Section(TEMPLATE.tag, b"a {}.")
+    assert templates_section(several).tag == TEMPLATES.tag
     assert [qcoop(sections=(templates_section(each),)).templates for each in (one, several)] == [one, several]
     assert qcoop().templates == ()
 
@@ -78,6 +79,6 @@ def test_one_template_or_several() -> None:
 )
 def test_templates_that_no_pack_can_hold(data: bytes) -> None:
     with pytest.raises(PackError, match="templates"):
-        Pack.decode(with_section(Tag.TEMPLATES, data))
+        Pack.decode(with_section(TEMPLATES.tag, data))
     with pytest.raises(PackError, match="template"):
         templates_section(("a {}.", "b\n{}"))

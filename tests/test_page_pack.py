@@ -13,7 +13,8 @@ from packs import PACKS, SMALL
 from pages import Sites, settled
 from test_pack_reader import DAMAGES
 
-from edge_qprompt.pack.pack import Pack, Tag
+from edge_qprompt.pack.pack import Pack
+from edge_qprompt.pack.section import PROVENANCE, RESIDUAL_BIAS, TEMPLATES
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser
@@ -52,12 +53,12 @@ def test_any_pack_reads_the_same(read: Read, pack: Pack) -> None:
     assert (got["size"], got["fingerprint"]) == (pack.size, pack.fingerprint.hex())
     assert got["classNames"] == (None if pack.class_names is None else list(pack.class_names))
     assert got["template"] == pack.template
-    templates = pack.section(Tag.TEMPLATES)
+    templates = pack.section(TEMPLATES.tag)
     assert got["templates"] == (None if templates is None else templates.decode().split("\n"))
-    bias = pack.section(Tag.RESIDUAL_BIAS)
+    bias = pack.section(RESIDUAL_BIAS.tag)
     assert got["residualBias"] == (None if bias is None else pytest.approx(struct.unpack("<f", bias)[0], rel=1e-9))
     assert got["sharedAdapter"] == pack.shared_adapter
-    provenance = pack.section(Tag.PROVENANCE)
+    provenance = pack.section(PROVENANCE.tag)
     assert got["provenance"] == (None if provenance is None else provenance.decode())
     assert [section["size"] for section in got["sections"]] == [section.size for section in pack.sections]
     assert len(got["tensors"]) == len(pack.tensors)

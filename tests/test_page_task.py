@@ -13,7 +13,8 @@ import pytest
 from packs import qcoop, quantized
 from pages import HOSTILE, NARROWEST, NO_BREAK, OpenPage, Sites, api, assert_no_sideways, percent, settled, show_task, until
 
-from edge_qprompt.pack.pack import Pack, PackTensor, Section, Tag, names_section
+from edge_qprompt.pack.pack import Pack, PackTensor, Section, names_section
+from edge_qprompt.pack.section import TEMPLATE
 
 if TYPE_CHECKING:
     from playwright.sync_api import Locator, Page, Route
@@ -168,7 +169,7 @@ LINE = np.linspace(-1, 1, 96, dtype=np.float32).reshape(3, 32)
 PACKS = {
     "8 bits": (qcoop(quantized(8, (4, 512)), sections=(TWO,)), 256, "4 \u00d7 512 weights, 8 bits each"),
     "raw": (qcoop(PackTensor.raw(1, LINE), sections=(TWO,)), 32, "float16, not quantized"),
-    "by hand": (qcoop(sections=(Section(Tag.TEMPLATE, b"a photo of a {}."), TWO)), 0, "a photo of a {}."),
+    "by hand": (qcoop(sections=(Section(TEMPLATE.tag, b"a photo of a {}."), TWO)), 0, "a photo of a {}."),
     "two tensors": (qcoop(quantized(1, (2, 8)), quantized(3, (40,), seed=1), sections=(TWO,)), 2 + 8, "40 weights, 3 bits each"),
 }
 

@@ -20,7 +20,8 @@ from edge_qprompt.learn import METHODS
 from edge_qprompt.learn.adapt import adapt
 from edge_qprompt.learn.methods.calibration import ALPHAS, choose
 from edge_qprompt.learn.settings import AdaptSettings, LoopSettings, MethodSettings
-from edge_qprompt.pack.pack import Pack, PackTensor, Precision, Role, Section, Tag, names_section
+from edge_qprompt.pack.pack import Pack, PackTensor, Precision, Role, Section, names_section
+from edge_qprompt.pack.section import RESIDUAL_BIAS, TEMPLATE
 from edge_qprompt.photos.dataset import Dataset, load_dataset
 from edge_qprompt.photos.features import extract
 
@@ -41,7 +42,7 @@ def clothes() -> Dataset:
 def residual_pack(backbone: Backbone, values: np.ndarray, names: tuple[str, ...] = NAMES, bias: float | None = 0.125) -> Pack:
     tensor = PackTensor.quantized(Role.RESIDUAL, Clustering.fit(values, ClusterSettings(bits=4)).quantize(values))
     sections = (
-        Section(Tag.TEMPLATE, b"a photo of a {}."),
+        Section(TEMPLATE.tag, b"a photo of a {}."),
         *(() if bias is None else (bias_section(bias),)),
         names_section(names),
     )
@@ -111,8 +112,8 @@ def test_residuals_that_do_not_fit_are_refused(backbone: Backbone, shape: tuple[
 
 @pytest.mark.parametrize("data", [b"", b"\0\0\0", struct.pack("<f", float("nan")), struct.pack("<f", float("inf")), bytes(5)])
 def test_a_bias_is_one_finite_number(data: bytes) -> None:
-    with pytest.raises(PackError, match="residual_bias"):
-        Section(Tag.RESIDUAL_BIAS, data)
+    with pytest.raises(PackError, match="residual bias"):
+        Section(RESIDUAL_BIAS.tag, data)
 
 
 def synthetic(spread: float, off: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

@@ -18,7 +18,8 @@ from device_agent.commands import split as split_command
 from edge_qprompt import Backbone, Classifier
 from edge_qprompt.errors import FingerprintError, PackError
 from edge_qprompt.pack.adapter import beside, is_adapter, joined, split
-from edge_qprompt.pack.pack import Pack, PackTensor, Role, Section, Tag
+from edge_qprompt.pack.pack import Pack, PackTensor, Role, Section
+from edge_qprompt.pack.section import SHARED_ADAPTER
 from edge_qprompt.trust.keys import write_key_pair
 
 BAG = DEMO / "test" / "bag" / "0.png"
@@ -53,7 +54,7 @@ def test_apart_and_together_again(nano: Backbone, whole: Pack) -> None:
 
 
 def test_another_pack_that_holds_the_adapter_will_do(whole: Pack) -> None:
-    reference = Section(Tag.SHARED_ADAPTER, bytes.fromhex(whole.pack_id))
+    reference = Section(SHARED_ADAPTER.tag, bytes.fromhex(whole.pack_id))
     prompt = replace(whole, tensors=whole.tensors[:1], sections=(reference, *whole.sections))
     assert joined(prompt, whole) == whole
 
@@ -76,9 +77,9 @@ def test_what_cannot_be_joined(nano: Backbone, whole: Pack) -> None:
         joined(both, parts.adapter)
     half = replace(parts.adapter, tensors=parts.adapter.tensors[:1])
     with pytest.raises(PackError, match="which holds none"):
-        joined(replace(parts.prompt, sections=(Section(Tag.SHARED_ADAPTER, bytes.fromhex(half.pack_id)),)), half)
+        joined(replace(parts.prompt, sections=(Section(SHARED_ADAPTER.tag, bytes.fromhex(half.pack_id)),)), half)
     with pytest.raises(PackError, match="31 bytes, a SHA-256 has 32"):
-        Section(Tag.SHARED_ADAPTER, bytes(31))
+        Section(SHARED_ADAPTER.tag, bytes(31))
 
 
 # the command line
@@ -134,7 +135,7 @@ def test_a_server_refuses_what_does_not_fit(api: Api, nano: Backbone, whole: Pac
     wide = split(with_adapter(replace(whole, tensors=whole.tensors[:1]), nano.manifest.embed_dim + 1)).adapter
     foreign = replace(split(whole).adapter, fingerprint=bytes(8))
     api.publish("nothing", make_pack(nano.manifest.text.width), stable=False)
-    to_none = Section(Tag.SHARED_ADAPTER, bytes.fromhex(make_pack(nano.manifest.text.width).pack_id))
+    to_none = Section(SHARED_ADAPTER.tag, bytes.fromhex(make_pack(nano.manifest.text.width).pack_id))
     lost = replace(split(whole).prompt, sections=(to_none, *whole.sections))
     for pack, said in (
         (wide, "ADAPTER_IN and ADAPTER_OUT have shapes"),

@@ -32,14 +32,12 @@ def command(pack: Path, as_json: bool) -> None:
 def describe(pack: Any, path: str) -> dict[str, Any]:
     """The report as plain data."""
     from edge_qprompt.learn import METHODS
-    from edge_qprompt.pack import ROLES, SECTION, Precision, Role, Tag, beside
+    from edge_qprompt.pack import CLASS_NAMES, PROVENANCE, ROLES, Precision, Role, beside
 
-    names_section = pack.section(Tag.CLASS_NAMES)
-    names = 0 if names_section is None else SECTION.size + len(names_section)
+    names = sum(section.size for section in pack.sections if section.tag == CLASS_NAMES.tag)
     payload = sum(tensor.payload_bytes for tensor in pack.tensors)
     total = len(pack.encode())
-    sections = sum(SECTION.size + len(section.data) for section in pack.sections) - names
-    provenance = pack.section(Tag.PROVENANCE)
+    sections = sum(section.size for section in pack.sections) - names
     here = None if pack.shared_adapter is None else beside(Path(path), pack.shared_adapter)
     return {
         "pack": path,
@@ -69,7 +67,7 @@ def describe(pack: Any, path: str) -> dict[str, Any]:
         "class_names": None if pack.class_names is None else list(pack.class_names),
         "template": pack.template,
         "templates": list(pack.templates),
-        "provenance": None if provenance is None else provenance.decode(),
+        "provenance": pack.get(PROVENANCE),
     }
 
 

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from edge_qprompt.arrays import normalised
 from edge_qprompt.errors import PackError
-from edge_qprompt.pack import FLOAT, Pack, Role, Section, Tag
+from edge_qprompt.pack import RESIDUAL_BIAS, Pack, Role, Section
 
 Array = NDArray[np.float32]
 
@@ -39,7 +39,7 @@ def class_means(features: Array, labels: NDArray[np.int64], classes: int) -> Arr
 
 def bias_section(bias: float) -> Section:
     """What is taken from the cosines of classes with a residual where others have none."""
-    return Section(Tag.RESIDUAL_BIAS, FLOAT.pack(bias))
+    return RESIDUAL_BIAS.section(bias)
 
 
 def with_residuals(pack: Pack, names: Sequence[str], text: Array) -> tuple[Array, Array]:
@@ -70,6 +70,6 @@ def with_residuals(pack: Pack, names: Sequence[str], text: Array) -> tuple[Array
     rows = [i for i, _ in pairs]
     moved = text.copy()
     moved[rows] += tensor.values()[[row for _, row in pairs]]
-    if len(rows) < len(names) and (data := pack.section(Tag.RESIDUAL_BIAS)) is not None:
-        offsets[rows] = -FLOAT.unpack(data)[0]
+    if len(rows) < len(names) and (bias := pack.get(RESIDUAL_BIAS)) is not None:
+        offsets[rows] = -bias
     return normalised(moved), offsets

@@ -26,7 +26,7 @@ from edge_qprompt.learn.method import Result, Takes
 from edge_qprompt.learn.methods.registry import METHODS
 from edge_qprompt.learn.settings import AdaptSettings, Schedule, default_ctx
 from edge_qprompt.learn.threads import torch_threads
-from edge_qprompt.pack import Pack, Precision, Section, Tag, names_section
+from edge_qprompt.pack import PROVENANCE, Pack, Precision, Section, names_section
 from edge_qprompt.photos import Dataset, Features, Photos, Views, extract, load_dataset
 
 if TYPE_CHECKING:
@@ -150,7 +150,7 @@ def adapt(
     clock.lap("learn")
     more = [names_section(data.names)]
     if settings.provenance:
-        more += [Section(Tag.PROVENANCE, _provenance(settings, learned.schedule, len(train.labels)).encode())]
+        more += [PROVENANCE.section(_provenance(settings, learned.schedule, len(train.labels)))]
     # through the bytes, so that what is measured is what a device will see
     pack = Pack.decode(learned.pack(backbone, learned.result, more).encode())
     classifier = Classifier(backbone, pack)

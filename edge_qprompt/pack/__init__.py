@@ -1,7 +1,7 @@
 """A pack: what was learned for one task, in a few hundred bytes.
 
-`Pack` is the whole file; `PackTensor` and `Section` are its parts, `Role` and `Tag` their kinds. The bytes are described in
-docs/pack-format.md, and are read without believing any of them. May import `codebook`, `errors` and `files`.
+`Pack` is the whole file; `PackTensor` and `Section` are its parts, `Role` and `Kind` say what they are. The bytes are described
+in docs/pack-format.md, and are read without believing any of them. May import `codebook`, `errors` and `files`.
 """
 
 from edge_qprompt.pack.adapter import ROLES, beside, is_adapter, joined, split
@@ -14,15 +14,18 @@ from edge_qprompt.pack.pack import (
     Precision,
     Role,
     Section,
-    Tag,
     names_section,
     templates_section,
 )
-from edge_qprompt.pack.section import FLOAT
+from edge_qprompt.pack.section import CLASS_NAMES, PROVENANCE, RESIDUAL_BIAS, TEMPLATE, Kind
 
 __all__ = [
+    "CLASS_NAMES",
+    "Kind",
+    "PROVENANCE",
+    "RESIDUAL_BIAS",
+    "TEMPLATE",
     "ZERO_SHOT",
-    "FLOAT",
     "MAX_BYTES",
     "Pack",
     "PackTensor",
@@ -32,7 +35,6 @@ __all__ = [
     "Role",
     "SECTION",
     "Section",
-    "Tag",
     "beside",
     "is_adapter",
     "joined",

@@ -10,7 +10,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from edge_qprompt.errors import FingerprintError, PackError
-from edge_qprompt.pack.pack import Pack, Role, Section, Tag
+from edge_qprompt.pack.pack import Pack, Role
+from edge_qprompt.pack.section import SHARED_ADAPTER
 
 ROLES = (Role.ADAPTER_IN, Role.ADAPTER_OUT)
 
@@ -44,7 +45,7 @@ def split(pack: Pack) -> Split:
         raise PackError("the pack holds no adapter that could be split off: only clip-adapter and p4q learn one")
     adapter = replace(pack, tensors=tensors, sections=())
     rest = tuple(tensor for tensor in pack.tensors if tensor.role not in ROLES)
-    reference = Section(Tag.SHARED_ADAPTER, bytes.fromhex(adapter.pack_id))
+    reference = SHARED_ADAPTER.section(adapter.pack_id)
     return Split(replace(pack, tensors=rest, sections=(reference, *pack.sections)), adapter)
 
 
@@ -75,7 +76,7 @@ def joined(pack: Pack, adapter: Pack | None) -> Pack:
     if None in found or any(pack.tensor(role) for role in ROLES):
         why = "which holds none" if None in found else "and brings another along"
         raise PackError(f"the pack refers to the adapter in {wanted}, {why}: learn it again")
-    sections = tuple(section for section in pack.sections if section.tag != Tag.SHARED_ADAPTER)
+    sections = tuple(section for section in pack.sections if section.tag != SHARED_ADAPTER.tag)
     return replace(pack, tensors=(*pack.tensors, *(tensor for tensor in found if tensor)), sections=sections)
 
 

@@ -35,7 +35,19 @@ from edge_qprompt.pack.layout import (
     VERSION,
 )
 from edge_qprompt.pack.reader import PackReader
-from edge_qprompt.pack.section import KNOWN, Section, Tag, names_digest_section, names_section, templates_section
+from edge_qprompt.pack.section import (
+    CLASS_NAMES,
+    KINDS,
+    SHARED_ADAPTER,
+    TEMPLATE,
+    TEMPLATES,
+    Kind,
+    Section,
+    T,
+    names_digest_section,
+    names_section,
+    templates_section,
+)
 from edge_qprompt.pack.tensor import PackTensor, Role
 
 __all__ = [
@@ -45,7 +57,6 @@ __all__ = [
     "Role",
     "SECTION",
     "Section",
-    "Tag",
     "ZERO_SHOT",
     "names_digest_section",
     "names_section",
@@ -101,7 +112,7 @@ class Pack:
             if count > most:
                 raise PackError(f"the pack would have {count} {what}, at most {most} are possible")
         counts = Counter(section.tag for section in self.sections)
-        if double := [Tag(tag).name.lower() for tag in KNOWN & counts.keys() if counts[tag] > 1]:
+        if double := [KINDS[tag].name for tag in KINDS.keys() & counts.keys() if counts[tag] > 1]:
             raise PackError(f"the pack has more than one section {double[0]}, only one is possible")
 
     @classmethod
@@ -162,30 +173,27 @@ class Pack:
         """The first tensor of a role, if there is one."""
         return next((tensor for tensor in self.tensors if tensor.role == role), None)
 
-    def section(self, tag: int) -> bytes | None:
-        """Data of the first section with a tag, if there is one."""
-        return next((section.data for section in self.sections if section.tag == tag), None)
+    def get(self, kind: Kind[T]) -> T | None:
+        """The value of its section of a kind, e.g. `CLASS_NAMES`; None where it has none."""
+        return next((kind.read(section.data) for section in self.sections if section.tag == kind.tag), None)
 
     @property
     def shared_adapter(self) -> str | None:
         """Hex SHA-256 of the pack that holds this one's adapter, see `edge_qprompt.pack.adapter`; None without such."""
-        data = self.section(Tag.SHARED_ADAPTER)
-        return None if data is None else data.hex()
+        return self.get(SHARED_ADAPTER)
 
     @property
     def class_names(self) -> tuple[str, ...] | None:
         """Class names in the order of the labels, or None where the pack has none."""
-        data = self.section(Tag.CLASS_NAMES)
-        return None if data is None else tuple(data.decode().split("\n"))
+        return self.get(CLASS_NAMES)
 
     @property
     def template(self) -> str | None:
         """Hand-written prompt of a pack without a learned one."""
-        data = self.section(Tag.TEMPLATE)
-        return None if data is None else data.decode()
+        return self.get(TEMPLATE)
 
     @property
     def templates(self) -> tuple[str, ...]:
         """Hand-written prompts, one or several; empty where there is none."""
-        data = self.section(Tag.TEMPLATES) or self.section(Tag.TEMPLATE)
-        return () if data is None else tuple(data.decode().split("\n"))
+        one = self.get(TEMPLATE)
+        return self.get(TEMPLATES) or (() if one is None else (one,))

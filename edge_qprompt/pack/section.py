@@ -1,6 +1,10 @@
-"""What a pack holds behind its tensors: class names and other sections, and the rules for their text.
+"""What a pack holds behind its tensors: class names and other sections.
 
-A section checks itself, so the writer cannot make one that the reader refuses.
+A kind of section is one entry below: its number, how a value becomes bytes, and how bytes become a value, which checks them.
+A section reads itself, so the writer cannot make one that the reader refuses.
+
+    names = CLASS_NAMES.section(("cat", "dog"))
+    pack.get(CLASS_NAMES)                          ("cat", "dog"), or None where the pack has none
 """
 
 from __future__ import annotations
@@ -9,32 +13,17 @@ import hashlib
 import math
 import re
 import struct
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from enum import IntEnum
+from typing import Any, Generic, TypeVar
 
 from edge_qprompt.errors import PackError
 from edge_qprompt.pack.layout import ESSENTIAL_BELOW, MAX_NAMES, MAX_TEMPLATES, SECTION
 
-SHA256_BYTES = 32
+T = TypeVar("T")
 FLOAT = struct.Struct("<f")
 # what would break a line, a terminal or a C string; surrogates (file names that are not UTF-8) have no UTF-8
 UNPRINTABLE = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
-
-
-class Tag(IntEnum):
-    """What a section holds. Tags below 128 are essential: a reader that does not know one refuses."""
-
-    TEMPLATE = 1
-    RESIDUAL_BIAS = 2
-    TEMPLATES = 3
-    SHARED_ADAPTER = 4
-    CLASS_NAMES = 128
-    NAMES_DIGEST = 129
-    PROVENANCE = 130
-
-
-KNOWN = frozenset(Tag)
 
 
 @dataclass(frozen=True)
@@ -42,7 +31,7 @@ class Section:
     """One section, kept byte for byte where its tag is unknown and optional.
 
     Attributes:
-        tag: 0 to 255.
+        tag: 0 to 255; below 128 it is essential: a reader that does not know it refuses.
         data: what belongs to the tag.
 
     Raises:
@@ -55,8 +44,8 @@ class Section:
     def __post_init__(self) -> None:
         if not 0 <= self.tag <= 0xFF:
             raise PackError(f"a section of tag {self.tag}: it must fit one byte")
-        if self.tag in KNOWN:
-            _check_known(Tag(self.tag), self.data)
+        if kind := KINDS.get(self.tag):
+            kind.read(self.data)
         elif self.tag < ESSENTIAL_BELOW:
             raise PackError(f"the pack needs feature {self.tag}, which this program does not know: upgrade edge-qprompt")
 
@@ -70,22 +59,59 @@ class Section:
         return SECTION.pack(self.tag, len(self.data)) + self.data
 
 
+@dataclass(frozen=True)
+class Kind(Generic[T]):
+    """A kind of section; made by `kind`.
+
+    Attributes:
+        tag: as of `Section`; a pack has at most one of each kind.
+        name: for people.
+        write: a value as bytes; may raise a PackError about a value that would read as another one.
+        read: bytes as a value; raises a PackError about all that are none.
+    """
+
+    tag: int
+    name: str
+    write: Callable[[Any], bytes]
+    read: Callable[[bytes], T]
+
+    def section(self, value: T) -> Section:
+        """A value as a section.
+
+        Raises:
+            PackError: a value that cannot be one.
+        """
+        return Section(self.tag, self.write(value))
+
+
+KINDS: dict[int, Kind[Any]] = {}  # by tag
+
+
+def kind(tag: int, name: str, write: Callable[[Any], bytes], read: Callable[[str, bytes], T]) -> Kind[T]:
+    """One more kind, known to every reader and writer from now on.
+
+    Args:
+        tag, name, write: as of `Kind`.
+        read: as of `Kind`, given the name too, for its errors.
+    """
+    made = Kind(tag, name, write, lambda data: read(name, data))
+    if KINDS.setdefault(tag, made) is not made:
+        raise PackError(f"the sections {KINDS[tag].name} and {name} have the tag {tag}: change one")
+    return made
+
+
 def names_section(names: Sequence[str]) -> Section:
-    """Class names, in the order of the labels, as a section: UTF-8, one a line.
+    """Class names, in the order of the labels.
 
     Raises:
         PackError: none or more than MAX_NAMES of them, or a name that is blank or holds a line break or a control character.
     """
-    if not names:
-        raise PackError("there are no class names: give at least one")
-    for name in names:
-        _check_name(name)  # before the join, which would hide a line break
-    return Section(Tag.CLASS_NAMES, "\n".join(names).encode())
+    return CLASS_NAMES.section(tuple(names))
 
 
 def names_digest_section(names: Sequence[str]) -> Section:
     """SHA-256 of what `names_section` holds, for names that are kept elsewhere."""
-    return Section(Tag.NAMES_DIGEST, hashlib.sha256(names_section(names).data).digest())
+    return NAMES_DIGEST.section(hashlib.sha256(names_section(names).data).digest())
 
 
 def templates_section(templates: Sequence[str]) -> Section:
@@ -94,60 +120,43 @@ def templates_section(templates: Sequence[str]) -> Section:
     Raises:
         PackError: there are none or too many, or one does not hold {} once, or holds a line break or a control character.
     """
-    for template in templates:
-        _check_template(template, "template")  # before the join, which would hide a line break
-    return Section(Tag.TEMPLATE if len(templates) == 1 else Tag.TEMPLATES, "\n".join(templates).encode())
+    return TEMPLATE.section(templates[0]) if len(templates) == 1 else TEMPLATES.section(tuple(templates))
 
 
-def _check_known(tag: Tag, data: bytes) -> None:
-    kind = tag.name.lower()
-    if tag in (Tag.NAMES_DIGEST, Tag.SHARED_ADAPTER):
-        if len(data) != SHA256_BYTES:
-            raise PackError(f"section {kind} has {len(data)} bytes, a SHA-256 has {SHA256_BYTES}")
-        return
-    if tag == Tag.RESIDUAL_BIAS:
-        if len(data) != FLOAT.size or not math.isfinite(FLOAT.unpack(data)[0]):
-            raise PackError(f"section {kind} must be one finite float32")
-        return
+def _text(name: str, data: bytes) -> str:
     try:
-        text = data.decode()
+        return data.decode()
     except UnicodeDecodeError as error:
-        raise PackError(f"section {kind} is not UTF-8: {error.reason} at byte {error.start}") from error
-    if tag == Tag.CLASS_NAMES:
-        _check_names(text)
-    elif tag == Tag.TEMPLATES:
-        _check_templates(text)
-    elif tag == Tag.TEMPLATE:
-        _check_template(text, kind)
-    else:
-        _check_printable(text, kind)
+        raise PackError(f"section {name} is not UTF-8: {error.reason} at byte {error.start}") from error
 
 
-def _check_printable(text: str, kind: str) -> None:
+def _printable(name: str, text: str) -> str:
     if found := UNPRINTABLE.search(text):
-        raise PackError(f"section {kind} holds {found[0]!r}, a line break or a control character")
+        raise PackError(f"section {name} holds {found[0]!r}, a line break or a control character")
+    return text
 
 
-def _check_template(text: str, kind: str) -> None:
-    _check_printable(text, kind)
-    if text.count("{}") != 1:
-        raise PackError(f"section {kind} is {text[:80]!r}, it must hold {{}} once, where the class name goes")
+def _template(name: str, text: str) -> str:
+    if _printable(name, text).count("{}") != 1:
+        raise PackError(f"section {name} is {text[:80]!r}, it must hold {{}} once, where the class name goes")
+    return text
 
 
-def _check_templates(text: str) -> None:
-    count = text.count("\n") + 1
-    if not 2 <= count <= MAX_TEMPLATES:
-        raise PackError(f"section templates holds {count} templates, 2 to {MAX_TEMPLATES} are possible")
-    for template in text.split("\n"):
-        _check_template(template, "templates")
+def _templates(name: str, data: bytes) -> tuple[str, ...]:
+    lines = tuple(_text(name, data).split("\n"))
+    if not 2 <= len(lines) <= MAX_TEMPLATES:
+        raise PackError(f"section {name} holds {len(lines)} templates, 2 to {MAX_TEMPLATES} are possible")
+    return tuple(_template(name, line) for line in lines)
 
 
-def _check_names(text: str) -> None:
-    count = text.count("\n") + 1
+def _names(name: str, data: bytes) -> tuple[str, ...]:
+    count = data.count(b"\n") + 1
     if count > MAX_NAMES:  # counted before they are split, which takes 50 bytes a name
         raise PackError(f"{count} class names, at most {MAX_NAMES} are possible")
-    for name in text.split("\n"):
-        _check_name(name)
+    names = tuple(_text(name, data).split("\n"))
+    for each in names:
+        _check_name(each)
+    return names
 
 
 def _check_name(name: str) -> None:
@@ -155,3 +164,41 @@ def _check_name(name: str) -> None:
         raise PackError(f"a class name is blank ({name[:40]!r}): give every class a name")
     if found := UNPRINTABLE.search(name):
         raise PackError(f"class name {name[:40]!r} holds {found[0]!r}, a line break or a control character: rename the class")
+
+
+def _write_names(names: Sequence[str]) -> bytes:
+    if not names:
+        raise PackError("there are no class names: give at least one")
+    for name in names:
+        _check_name(name)  # before the join, which would hide a line break
+    return "\n".join(names).encode()
+
+
+def _write_templates(templates: Sequence[str]) -> bytes:
+    return "\n".join(_template("template", template) for template in templates).encode()
+
+
+def _finite(name: str, data: bytes) -> float:
+    if len(data) != FLOAT.size or not math.isfinite(value := float(FLOAT.unpack(data)[0])):
+        raise PackError(f"section {name} must be one finite float32")
+    return value
+
+
+def _sha256(name: str, data: bytes) -> bytes:
+    if len(data) != (most := hashlib.sha256().digest_size):
+        raise PackError(f"section {name} has {len(data)} bytes, a SHA-256 has {most}")
+    return data
+
+
+TEMPLATE = kind(1, "template", lambda text: _write_templates((text,)), lambda name, data: _template(name, _text(name, data)))
+RESIDUAL_BIAS = kind(2, "residual bias", FLOAT.pack, _finite)
+TEMPLATES = kind(3, "templates", _write_templates, _templates)
+SHARED_ADAPTER = kind(4, "shared adapter", bytes.fromhex, lambda name, data: _sha256(name, data).hex())
+CLASS_NAMES = kind(128, "class names", _write_names, _names)
+NAMES_DIGEST = kind(129, "names digest", bytes, _sha256)
+PROVENANCE = kind(
+    130,
+    "provenance",
+    lambda text: _printable("provenance", text).encode(),
+    lambda name, data: _printable(name, _text(name, data)),
+)
