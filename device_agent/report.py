@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from edge_qprompt.photos import decode_photo, read_photo
+from edge_qprompt.photos import decode_photo, read
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -176,7 +176,7 @@ def _wrong(checked: Checked, names: Sequence[str]) -> str:
 
 
 def _thumbnail(checked: Checked, i: int) -> str:
-    image = decode_photo(read_photo(checked.paths[i]), str(checked.paths[i]))
+    image = decode_photo(read(checked.paths[i]), str(checked.paths[i]))
     image.thumbnail((2 * THUMBNAIL, 2 * THUMBNAIL))
     file = io.BytesIO()
     image.save(file, "JPEG", quality=80)

@@ -6,15 +6,16 @@ import json
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 import click
-from tqdm import tqdm
+
+from edge_qprompt.console import Bars
 
 if TYPE_CHECKING:
     from edge_qprompt.backbone import Backbone
     from edge_qprompt.pack import Pack
+    from edge_qprompt.photos import Source
 
 json_option = click.option("--json", "as_json", is_flag=True, help="Print exactly one JSON object on stdout.")
 backbone_option = click.option(
@@ -107,30 +108,9 @@ expires_option = click.option(
 )
 
 
-class Progress:
+def progress() -> Bars:
     """Bars on stderr, one a stage; silent where stderr is no terminal."""
-
-    def __init__(self) -> None:
-        self._bar: tqdm[Any] | None = None
-        self._stage = ""
-
-    def __call__(self, stage: str, done: int, total: int, note: str = "") -> None:
-        """Move a stage's bar to `done` of `total`."""
-        if not sys.stderr.isatty():
-            return
-        if self._bar is None or stage != self._stage:
-            self.__exit__(None, None, None)
-            self._bar, self._stage = tqdm(total=total, desc=stage, file=sys.stderr, leave=False, dynamic_ncols=True), stage
-        self._bar.set_postfix_str(note, refresh=False)
-        self._bar.update(done - self._bar.n)
-
-    def __enter__(self) -> Progress:
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        if self._bar is not None:
-            self._bar.close()
-            self._bar = None
+    return Bars(sys.stderr.isatty())
 
 
 def open_backbone(name: str, precision: str, providers: str) -> Backbone:
@@ -196,7 +176,7 @@ def warn_notes(notes: Sequence[str]) -> None:
         warn(note)
 
 
-def warn_skipped(skipped: Sequence[tuple[Path, str]]) -> None:
+def warn_skipped(skipped: Sequence[tuple[Source, str]]) -> None:
     """Name the first photos that were skipped, and count them all."""
     for _, reason in skipped[:3]:
         warn(f"skipped: {reason}")

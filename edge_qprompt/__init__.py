@@ -19,6 +19,7 @@ from edge_qprompt.classify import Classifier, Evaluation, Prediction, Tasks, eva
 from edge_qprompt.errors import EdgeQPromptError
 from edge_qprompt.learn import Adaptation, AdaptSettings, adapt
 from edge_qprompt.pack import Pack
+from edge_qprompt.photos import encode_photos
 
 __version__ = "0.1.0"
 __all__ = [
@@ -32,5 +33,6 @@ __all__ = [
     "Prediction",
     "Tasks",
     "adapt",
+    "encode_photos",
     "evaluate",
 ]

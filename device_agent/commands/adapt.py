@@ -56,8 +56,9 @@ class _Batch(click.ParamType):  # type: ignore[type-arg]  # generic only in newe
 def _named(ctx: click.Context, param: click.Parameter, value: Sequence[str]) -> dict[str, Option]:  # noqa: ARG001  click's signature
     """NAME=VALUE, by name."""
     pairs = [each.partition("=") for each in value]
-    if bad := next((name for name, equals, _ in pairs if not (name and equals)), None):
-        raise click.BadParameter(f"{bad!r} is not of the form NAME=VALUE, like lora_rank=4")
+    for name, equals, _ in pairs:
+        if not (name.strip() and equals):
+            raise click.BadParameter(f"{name + equals!r} is not of the form NAME=VALUE, like lora_rank=4")
     return {name.strip(): text.strip() for name, _, text in pairs}
 
 
@@ -184,7 +185,7 @@ def command(data: Path, out: Path, as_json: bool, names: Path | None, resume: bo
         terminal.warn(f"there is no {checkpoint.name} to resume from, starting at the beginning")
     settings = _settings(options)
     try:
-        with terminal.Progress() as progress:
+        with terminal.progress() as progress:
             result = adapt(backbone, dataset, settings, checkpoint, resume=resume, progress=progress)
     except KeyboardInterrupt:
         if checkpoint.exists():

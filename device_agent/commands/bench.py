@@ -80,7 +80,7 @@ def command(protocol: str, data: tuple[Path, ...], out: Path, jobs: int, as_json
     kept = Lines(out / f"{protocol}.jsonl")
     missing = [cell for cell in cells if cell not in kept]
     click.echo(f"{len(cells) - len(missing)} of {len(cells)} cells are finished", err=True)
-    with terminal.Progress() as progress:
+    with terminal.progress() as progress:
         run = _run if jobs == 1 else partial(_run_apart, jobs=jobs)
         run(missing, keep=kept.add, tell=lambda done, note: progress("cells", done, len(missing), note))
     rows = kept.of(cells)

@@ -65,7 +65,7 @@ def command(
         tasks.add(name, Classifier(model, each, wanted_labels(labels, each.class_names), shared[name]))
     results: list[dict[str, Any]] = []
     skipped: list[tuple[Path, str]] = []
-    with terminal.Progress() as progress:
+    with terminal.progress() as progress:
         for i, path in enumerate(paths):
             try:
                 predictions = tasks.classify(path, top)

@@ -53,7 +53,7 @@ def command(
     model = terminal.open_backbone_for({pack.name: opened}, backbone, precision, providers)
     dataset = load_dataset(data, names).select(classes)
     terminal.warn_notes(dataset.notes)
-    with terminal.Progress() as progress:
+    with terminal.progress() as progress:
         found = evaluate(model, opened, dataset, adapter=adapter, templates=templates, strict=strict, progress=progress)
     terminal.warn_skipped(found.skipped)
     result: dict[str, Any] = {

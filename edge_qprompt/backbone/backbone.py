@@ -106,6 +106,10 @@ class Backbone:
             backbone._choose_precision()
         return backbone
 
+    def __repr__(self) -> str:
+        manifest = self.manifest
+        return f"<Backbone {manifest.name} {manifest.short_fingerprint.hex()}: {self.precision}, {manifest.embed_dim} dimensions>"
+
     def verify(self) -> None:
         """Compare every file's SHA-256 with the manifest.
 

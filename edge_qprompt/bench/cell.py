@@ -7,19 +7,19 @@ import json
 import os
 from collections.abc import Iterable
 from contextlib import suppress
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from edge_qprompt.backbone import Backbone
-from edge_qprompt.classify import Classifier, Scores
+from edge_qprompt.classify import Classifier, score
 from edge_qprompt.codebook import ClusterSettings
 from edge_qprompt.errors import DataError
 from edge_qprompt.learn import METHODS, AdaptSettings, LoopSettings, MethodSettings, adapt
 from edge_qprompt.pack import RAW_BITS, Pack, Role
-from edge_qprompt.photos import Dataset, extract, load_dataset
+from edge_qprompt.photos import Dataset, features_of, load_dataset, read
 
 Row = dict[str, Any]
 REVISION = 3  # of what settings mean where nothing is said; to be raised with a default, or with how a method learns
@@ -116,10 +116,10 @@ class Cell:
             """Of the test photos of `data`, among `names`; its classes are those from `first` on."""
             assert data.test is not None  # checked by content_of
             classifier = Classifier(backbone, pack, names)
-            features = extract(classifier.backbone, data.test.paths)
+            features = features_of(classifier.backbone, data.test)
             skipped.update(str(path) for path, _ in features.skipped)
-            labels = np.array(data.test.labels)[features.kept] + first
-            return Scores.of(classifier.probabilities(features.values[:, 0]), labels).accuracy
+            photos = replace(data.test, labels=tuple(label + first for label in data.test.labels))
+            return score(classifier, photos, features).accuracy
 
         if self.part == "all":
             return {name: accuracy(data, data.names) for name, data in targets.items()}
@@ -168,7 +168,7 @@ def content_of(backbone: Backbone, folders: Iterable[str], part: str = "all") ->
             if not half.test:
                 raise DataError(f"{folder} has no test photo of {', '.join(half.names[:5])}: put some under test/")
         photos = [*zip(data.train.paths, data.train.labels, strict=True), *zip(data.test.paths, data.test.labels, strict=True)]
-        files = [(os.path.relpath(path, folder), path.stat().st_size, label) for path, label in photos]
+        files = [(os.path.relpath(str(path), folder), len(read(path)), label) for path, label in photos]
         digest.update(json.dumps([data.names, files]).encode(errors="surrogateescape"))
     return digest.hexdigest()[:16]
 

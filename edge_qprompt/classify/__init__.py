@@ -5,7 +5,7 @@
 """
 
 from edge_qprompt.classify.classifier import Classifier, Prediction, zero_shot
-from edge_qprompt.classify.evaluate import Evaluation, evaluate
+from edge_qprompt.classify.evaluate import Evaluation, evaluate, score
 from edge_qprompt.classify.head import check_adapter
 from edge_qprompt.classify.residual import bias_section, class_means
 from edge_qprompt.classify.scores import Scores, harmonic_mean
@@ -14,6 +14,7 @@ from edge_qprompt.classify.tasks import Own, Tasks
 __all__ = [
     "Evaluation",
     "evaluate",
+    "score",
     "Classifier",
     "Own",
     "Prediction",

@@ -11,7 +11,6 @@ Symbols: B photos, C classes, D dimensions of a feature.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -23,7 +22,7 @@ from edge_qprompt.classify.head import Fixed, head_of
 from edge_qprompt.classify.residual import with_residuals
 from edge_qprompt.errors import PackError
 from edge_qprompt.pack import ZERO_SHOT, Pack, Precision, Role, joined, templates_section
-from edge_qprompt.photos import Decoders, Job, normalise, read_photo
+from edge_qprompt.photos import AnyPhoto, Decoders, Job, normalise, read, source_of
 from edge_qprompt.prompts import DEFAULT_TEMPLATE, check_template
 
 KNOWN = ENCODER_ROLES | {Role.CTX, Role.RESIDUAL, Role.META_IN, Role.META_OUT, Role.ADAPTER_IN, Role.ADAPTER_OUT}
@@ -94,11 +93,11 @@ class Classifier:
         shifted = np.exp(logits - logits.max(axis=1, keepdims=True))
         return np.asarray(shifted / shifted.sum(axis=1, keepdims=True), np.float32)
 
-    def classify(self, photo: str | Path | bytes, top: int = 3) -> list[Prediction]:
+    def classify(self, photo: AnyPhoto, top: int = 3) -> list[Prediction]:
         """The most probable labels of one photo, best first.
 
         Args:
-            photo: a path, or the bytes of an image file.
+            photo: a path, the bytes of an image file, a PIL image, or an array (H, W, 3) of uint8.
             top: how many; fewer if there are fewer labels.
 
         Raises:
@@ -106,26 +105,30 @@ class Classifier:
         """
         return self.rank(self.probabilities(self.backbone.encode_images(pixels_of(self.backbone, photo)))[0], top)
 
+    def __repr__(self) -> str:
+        shown = ", ".join(self.labels[:3]) + (" ..." if len(self.labels) > 3 else "")
+        return f"<Classifier of {len(self.labels)} labels ({shown}) on {self.backbone.manifest.name}>"
+
     def rank(self, probabilities: Array, top: int) -> list[Prediction]:
         """The `top` labels of one row of probabilities (C,), best first."""
         order = np.argsort(-probabilities, kind="stable")[:top]
         return [Prediction(self.labels[i], float(probabilities[i])) for i in order]
 
 
-def pixels_of(backbone: Backbone, photo: str | Path | bytes) -> Array:
+def pixels_of(backbone: Backbone, photo: AnyPhoto) -> Array:
     """What the image encoder takes of one photo, (1, 3, S, S) float32.
 
     Args:
         backbone: whose image encoder.
-        photo: a path, or the bytes of an image file.
+        photo: a path, the bytes of an image file, a PIL image, or an array (H, W, 3) of uint8.
 
     Raises:
         PhotoError: the photo cannot be read.
     """
-    data, name = (photo, "photo") if isinstance(photo, bytes) else (read_photo(Path(photo)), str(photo))
+    source = source_of(photo)
     settings = backbone.manifest.preprocess
     with Decoders() as decoders:
-        (view,) = decoders.views(data, Job(name, settings))
+        (view,) = decoders.views(read(source), Job(str(source), settings))
     return normalise(view, settings)[None]
 
 

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 
 import numpy as np
 
@@ -14,7 +13,7 @@ from edge_qprompt.classify.classifier import Classifier, zero_shot
 from edge_qprompt.classify.scores import Scores
 from edge_qprompt.errors import DataError
 from edge_qprompt.pack import Pack
-from edge_qprompt.photos import Dataset, Features, Photos, extract, load_dataset
+from edge_qprompt.photos import AnyData, Features, Photos, Source, dataset_of, features_of
 from edge_qprompt.prompts import DEFAULT_TEMPLATE
 
 Progress = Callable[[str, int, int], None]
@@ -29,7 +28,7 @@ class Evaluation:
         split: "test", or "all photos" where the data set has no test split.
         pack: scores of the pack.
         zero_shot: scores of the hand-written prompt on the same photos.
-        skipped: path and reason of each photo that could not be read.
+        skipped: each photo that could not be read, and why.
         precision: of the image encoder that the pack ran on.
     """
 
@@ -37,8 +36,14 @@ class Evaluation:
     split: str
     pack: Scores
     zero_shot: Scores
-    skipped: tuple[tuple[Path, str], ...]
+    skipped: tuple[tuple[Source, str], ...]
     precision: str
+
+    def __repr__(self) -> str:
+        return (
+            f"<Evaluation on {self.pack.n} photos of {len(self.names)} classes ({self.split}): accuracy {self.accuracy:.3f}, "
+            f"hand-written prompt {self.zero_shot.accuracy:.3f}>"
+        )
 
     @property
     def accuracy(self) -> float:
@@ -49,8 +54,9 @@ class Evaluation:
 def evaluate(
     backbone: Backbone,
     pack: Pack,
-    data: Dataset | Path | str,
+    data: AnyData,
     *,
+    names: Sequence[str] | None = None,
     adapter: Pack | None = None,
     templates: tuple[str, ...] = (DEFAULT_TEMPLATE,),
     strict: bool = False,
@@ -61,7 +67,8 @@ def evaluate(
     Args:
         backbone: the one that the pack was learned on.
         pack: what `adapt` made.
-        data: photos with their classes, or the folder of them; the test split where there is one.
+        data: photos with their classes, in any form that `photos.dataset_of` takes; the test split where there is one.
+        names: class names in the order of the labels, where the data have numbers.
         adapter: the pack that holds the adapter, where the pack refers to one.
         templates: of the hand-written prompt; several make an ensemble.
         strict: raise instead of skipping a photo that cannot be read.
@@ -73,7 +80,7 @@ def evaluate(
         PhotoError: with `strict`, the first photo that cannot be read.
         PromptError: a class name or a template that does not fit.
     """
-    dataset = data if isinstance(data, Dataset) else load_dataset(Path(data))
+    dataset = dataset_of(data, names)
     photos, split = (dataset.test, "test") if dataset.test else (dataset.train, "all photos")
     learned = Classifier(backbone, pack, dataset.names, adapter)
     by_hand = zero_shot(backbone, dataset.names, *templates)
@@ -83,20 +90,21 @@ def evaluate(
     return Evaluation(
         names=dataset.names,
         split=split,
-        pack=_scores(learned, photos, features),
-        zero_shot=_scores(by_hand, photos, others),
+        pack=score(learned, photos, features),
+        zero_shot=score(by_hand, photos, others),
         skipped=features.skipped,
         precision=learned.backbone.precision,
     )
 
 
+def score(classifier: Classifier, photos: Photos, features: Features) -> Scores:
+    """How right a classifier is about photos, by their features through its encoder."""
+    labels = np.array(photos.labels)[features.kept]
+    return Scores.of(classifier.probabilities(features.values[:, 0]), labels)
+
+
 def _features(photos: Photos, encoder: Backbone, stage: str, *, strict: bool, progress: Progress) -> Features:
-    features = extract(encoder, photos.paths, strict=strict, progress=partial(progress, stage))
+    features = features_of(encoder, photos, strict=strict, progress=partial(progress, stage))
     if not len(features.kept):
         raise DataError(f"none of the {len(photos)} photos can be read; of the first: {features.skipped[0][1]}")
     return features
-
-
-def _scores(classifier: Classifier, photos: Photos, features: Features) -> Scores:
-    labels = np.array(photos.labels)[features.kept]
-    return Scores.of(classifier.probabilities(features.values[:, 0]), labels)

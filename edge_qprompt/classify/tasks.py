@@ -9,7 +9,6 @@ import threading
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from itertools import repeat
-from pathlib import Path
 from types import MappingProxyType
 from typing import TypeVar
 
@@ -21,6 +20,7 @@ from edge_qprompt.classify.classifier import Classifier, Prediction, pixels_of
 from edge_qprompt.classify.head import Fixed
 from edge_qprompt.errors import FingerprintError, PackError
 from edge_qprompt.pack import Pack
+from edge_qprompt.photos import AnyPhoto
 
 T = TypeVar("T")
 Array = NDArray[np.float32]
@@ -129,6 +129,9 @@ class Tasks:
         self._parts: _Parts | None = None
         self._lock = threading.Lock()  # tasks and parts change together
 
+    def __repr__(self) -> str:
+        return f"<Tasks: {len(self)} on {self.backbone.manifest.name}>"
+
     def __len__(self) -> int:
         return len(self._tasks)
 
@@ -199,11 +202,11 @@ class Tasks:
             found[name] = task.probabilities(_of(task, name, features, own))
         return parts.ordered(found)
 
-    def classify(self, photo: str | Path | bytes, top: int = 3) -> dict[str, list[Prediction]]:
+    def classify(self, photo: AnyPhoto, top: int = 3) -> dict[str, list[Prediction]]:
         """The most probable labels of one photo for each task, best first; an encoder sees the photo once.
 
         Args:
-            photo: a path, or the bytes of an image file.
+            photo: a path, the bytes of an image file, a PIL image, or an array (H, W, 3) of uint8.
             top: how many a task, at least 1; fewer if the task has fewer labels.
 
         Raises:

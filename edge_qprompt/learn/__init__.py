@@ -9,6 +9,7 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
+from edge_qprompt.errors import MissingExtraError
 from edge_qprompt.learn.adapt import Adaptation, Checked, adapt
 from edge_qprompt.learn.method import Method, Option, Takes
 from edge_qprompt.learn.methods.registry import METHODS
@@ -70,4 +71,7 @@ def __getattr__(name: str) -> Any:
     """A name whose module imports torch, when it is asked for."""
     if name not in WITH_TORCH:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(importlib.import_module(f"{__name__}.{WITH_TORCH[name]}"), name)
+    try:
+        return getattr(importlib.import_module(f"{__name__}.{WITH_TORCH[name]}"), name)
+    except ModuleNotFoundError as error:
+        raise MissingExtraError("torch", "adapt") from error

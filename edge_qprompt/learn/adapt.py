@@ -21,13 +21,14 @@ from numpy.typing import NDArray
 
 from edge_qprompt.backbone import Backbone, name_tokens
 from edge_qprompt.classify import Classifier, Scores, zero_shot
+from edge_qprompt.console import Bars, in_notebook
 from edge_qprompt.errors import BackboneError, DataError, MissingExtraError, PromptError
 from edge_qprompt.learn.method import Result, Takes
 from edge_qprompt.learn.methods.registry import METHODS
 from edge_qprompt.learn.settings import AdaptSettings, Schedule, default_ctx
 from edge_qprompt.learn.threads import torch_threads
 from edge_qprompt.pack import PROVENANCE, Pack, Precision, Section, names_section
-from edge_qprompt.photos import Dataset, Features, Photos, Views, extract, load_dataset
+from edge_qprompt.photos import AnyData, Dataset, Features, Photos, Source, Views, dataset_of, features_of
 
 if TYPE_CHECKING:
     from edge_qprompt.learn.loop import Run
@@ -41,7 +42,7 @@ class Labelled:
     """Features, files and labels (N,) int64 of the photos that could be read."""
 
     features: Features
-    paths: tuple[Path, ...]
+    paths: tuple[Source, ...]
     labels: NDArray[np.int64]
 
     @property
@@ -63,7 +64,7 @@ class Accuracy:
 class Checked:
     """What the pack says of photos: their files, right labels (N,) and probabilities (N, C)."""
 
-    paths: tuple[Path, ...]
+    paths: tuple[Source, ...]
     labels: NDArray[np.int64]
     probabilities: NDArray[np.float32]
 
@@ -75,7 +76,7 @@ class Adaptation:
     Attributes:
         pack: ready to save.
         names: the classes.
-        used, skipped: training photos learned from; path and reason of those that could not be read.
+        used, skipped: training photos learned from; those that could not be read, and why.
         run: what the loop did.
         facts: the method's own numbers.
         weights: what was learned, by name, before it was quantized.
@@ -91,7 +92,7 @@ class Adaptation:
     pack: Pack
     names: tuple[str, ...]
     used: int
-    skipped: tuple[tuple[Path, str], ...]
+    skipped: tuple[tuple[Source, str], ...]
     run: Run
     facts: dict[str, Any]
     weights: dict[str, NDArray[np.float32]]
@@ -103,25 +104,35 @@ class Adaptation:
     engine: tuple[str, str] = ("", "")
     snapshots: dict[int, Pack] = field(default_factory=dict)
 
+    def __repr__(self) -> str:
+        measured, source = self.held_out or self.train, self.held_out_source or "photos learned from"
+        return (
+            f"<Adaptation to {len(self.names)} classes from {self.used} photos: {self.pack.size} bytes, accuracy "
+            f"{measured.pack:.3f} ({source}), hand-written prompt {measured.zero_shot:.3f}>"
+        )
+
 
 def adapt(
     backbone: Backbone,
-    data: Dataset | Path | str,
+    data: AnyData,
     settings: AdaptSettings = DEFAULTS,
     checkpoint: Path | None = None,
     *,
+    names: Sequence[str] | None = None,
     resume: bool = False,
-    progress: Progress = lambda stage, done, total, note: None,
+    progress: Progress | None = None,
 ) -> Adaptation:
     """Learn a pack.
 
     Args:
         backbone: frozen encoders.
-        data: photos with their classes, already reduced to base or new classes where wanted; or the folder of them.
+        data: photos with their classes, in any form that `photos.dataset_of` takes: a folder, a data set, a list of
+            (photo, label) whose photos are paths, bytes, PIL images or arrays, or a tuple (X, y) of features and labels.
         settings: what to do.
         checkpoint: file to keep checkpoints in; the caller removes it once the pack is safe.
+        names: class names in the order of the labels, where the data have numbers.
         resume: go on from that file.
-        progress: called with stage, done, total and a note.
+        progress: called with stage, done, total and a note; None shows bars in a notebook, and nothing elsewhere.
 
     Raises:
         DataError: a class without a readable photo.
@@ -129,11 +140,19 @@ def adapt(
         BackboneError: the method learns inside the image tower, which this backbone does not allow; or no pack can name
             the backbone's precision.
         MissingExtraError: torch is not installed.
+        PhotoError: a photo in memory that is none.
     """
     if not isinstance(data, Dataset):
-        data = load_dataset(Path(data))
+        data = dataset_of(data, names)
         for note in data.notes:
             warnings.warn(note, stacklevel=2)
+    with Bars(in_notebook()) as bars:
+        return _adapt(backbone, data, settings, checkpoint, resume, progress or bars)
+
+
+def _adapt(
+    backbone: Backbone, data: Dataset, settings: AdaptSettings, checkpoint: Path | None, resume: bool, progress: Progress
+) -> Adaptation:
     settings = replace(settings, n_ctx=_check(backbone, data, settings))
     clock = _Clock()
     shots, spare = data.few_shot(settings.shots, settings.loop.seed)
@@ -192,6 +211,8 @@ def _check(backbone: Backbone, data: Dataset, settings: AdaptSettings) -> int:
         raise BackboneError(f"no pack can say that it was learned for {backbone.precision}: open the backbone in one of {known}")
     method = METHODS[settings.method]
     method.read_options(settings.method_settings.options)
+    if method.takes is not Takes.FEATURES and data.train.features is not None:
+        raise DataError(f"the method {method.name} learns from the photos themselves: give these instead of features")
     if method.takes is Takes.PIXELS:
         _ = backbone.vision  # raises where it takes nothing inside
     n_ctx = settings.n_ctx or method.n_ctx or default_ctx(backbone.manifest.text.width)
@@ -277,7 +298,7 @@ def _views(settings: AdaptSettings) -> Views:
 def _encode(
     backbone: Backbone, photos: Photos, views: Views, settings: AdaptSettings, stage: str, progress: Progress
 ) -> Labelled:
-    features = extract(backbone, photos.paths, views=views, strict=settings.strict, progress=_stage(progress, stage))
+    features = features_of(backbone, photos, views=views, strict=settings.strict, progress=_stage(progress, stage))
     paths = tuple(photos.paths[i] for i in features.kept)
     return Labelled(features, paths, np.array(photos.labels, np.int64)[features.kept])
 

@@ -7,14 +7,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import torch
 from torch import Tensor
 
 from edge_qprompt.learn.method import Method, Takes
 from edge_qprompt.learn.problem import Problem
-from edge_qprompt.photos import Views, read_views
+from edge_qprompt.photos import Source, Views, read_views
 
 
 @dataclass(frozen=True)
@@ -33,7 +32,7 @@ class Inputs:
     engine: tuple[str, str]
 
     @classmethod
-    def of(cls, method: Method, problem: Problem, photos: Sequence[Path], views: Views) -> Inputs:
+    def of(cls, method: Method, problem: Problem, photos: Sequence[Source], views: Views) -> Inputs:
         """What `method` takes.
 
         Args:

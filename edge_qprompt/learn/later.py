@@ -5,6 +5,8 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
+from edge_qprompt.errors import MissingExtraError
+
 if TYPE_CHECKING:
     import torch as torch
     import torch.nn.functional as F
@@ -15,7 +17,10 @@ else:
             self._name = name
 
         def __getattr__(self, attribute: str) -> Any:
-            return getattr(importlib.import_module(self._name), attribute)
+            try:
+                return getattr(importlib.import_module(self._name), attribute)
+            except ModuleNotFoundError as error:
+                raise MissingExtraError("torch", "adapt") from error
 
     torch, F = _Later("torch"), _Later("torch.nn.functional")
 

@@ -7,14 +7,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import torch
 from torch import Tensor
 
 from edge_qprompt.backbone import Backbone
 from edge_qprompt.classify import zero_shot
-from edge_qprompt.photos import Views, extract
+from edge_qprompt.photos import Source, Views, extract
 
 
 @dataclass(frozen=True)
@@ -35,7 +34,7 @@ class Teacher:
         backbone: Backbone,
         names: Sequence[str],
         templates: Sequence[str],
-        photos: Sequence[Path],
+        photos: Sequence[Source],
         views: Views,
         progress: Callable[[int, int], None] = lambda *_: None,
     ) -> Teacher:

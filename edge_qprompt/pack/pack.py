@@ -115,6 +115,10 @@ class Pack:
         if double := [KINDS[tag].name for tag in KINDS.keys() & counts.keys() if counts[tag] > 1]:
             raise PackError(f"the pack has more than one section {double[0]}, only one is possible")
 
+    def __repr__(self) -> str:
+        classes = "no class names" if (names := self.class_names) is None else f"{len(names)} classes"
+        return f"<Pack {self.pack_id[:16]}: {self.size} bytes, {classes}, for backbone {self.fingerprint.hex()}>"
+
     @classmethod
     def open(cls, path: str | Path) -> Pack:
         """Read a pack from a file; reads at most MAX_BYTES + 1 bytes.

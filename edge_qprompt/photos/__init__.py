@@ -1,15 +1,19 @@
-"""Photos: from files and folders to pixels and image features.
+"""Photos: from files, folders, images and arrays to pixels and image features.
 
-`load_dataset` reads a folder of classes, `extract` encodes photos and remembers their features, `Decoder` decodes what strangers
-send in a process that can be killed. No torch. May import `backbone`, `prompts`, `errors` and `files`.
+`load_dataset` reads a folder of classes, `dataset_of` takes lists and features too, `extract` encodes photos and remembers their
+features, `Decoder` decodes what strangers send in a process that can be killed. No torch. May import `backbone`, `prompts`,
+`errors` and `files`.
 """
 
-from edge_qprompt.photos.dataset import Dataset, Photos, list_photos, load_dataset
+from edge_qprompt.photos.dataset import AnyData, Dataset, Photos, dataset_of, list_photos, load_dataset
 from edge_qprompt.photos.decoder import Decoder, Decoders, Job
-from edge_qprompt.photos.features import Features, Views, extract, read_views
+from edge_qprompt.photos.features import Features, Views, encode_photos, extract, features_of, read_views
 from edge_qprompt.photos.photo import COMMON, Bytes, decode_photo, normalise, read_photo, to_pixels
+from edge_qprompt.photos.source import AnyPhoto, Source, read, source_of
 
 __all__ = [
+    "AnyData",
+    "AnyPhoto",
     "Bytes",
     "COMMON",
     "Dataset",
@@ -18,13 +22,19 @@ __all__ = [
     "Features",
     "Job",
     "Photos",
+    "Source",
     "Views",
+    "dataset_of",
     "decode_photo",
+    "encode_photos",
     "extract",
+    "features_of",
     "list_photos",
     "load_dataset",
     "normalise",
+    "read",
     "read_photo",
     "read_views",
+    "source_of",
     "to_pixels",
 ]

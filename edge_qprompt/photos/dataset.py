@@ -1,9 +1,10 @@
-"""A data set of photos on disk: a folder per class, or a CSV of paths and labels.
+"""A data set: a folder of photos per class, a CSV of paths and labels, a list of photos with labels, or features with labels.
 
     photos/CLASS/*.jpg                   or photos/{train,test}/CLASS/*.jpg, or a CSV "path,label"
     photos/classes.txt or --names FILE   tab-separated: label, folder, name (order is the labels')
 
-A `train` or `test` without folders inside is a class of that name. Symbols: N photos, C classes.
+A `train` or `test` without folders inside is a class of that name.
+Symbols: N photos, C classes, D dimensions of a feature.
 """
 
 from __future__ import annotations
@@ -12,12 +13,15 @@ import csv
 import re
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+from numpy.typing import ArrayLike, NDArray
 
 from edge_qprompt.errors import DataError
+from edge_qprompt.photos.source import AnyPhoto, InMemory, Source, source_of
 from edge_qprompt.prompts import readable
 
 SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm", ".jfif", ".jp2", ".avif"}
@@ -33,19 +37,22 @@ class Photos:
     """Some photos with their labels.
 
     Attributes:
-        paths: (N,) files.
+        paths: (N,) files, or photos in memory.
         labels: (N,) positions in the data set's names.
+        features: (N, D) float32, unit length, where somebody has encoded them already; the paths are no more than names then.
     """
 
-    paths: tuple[Path, ...]
+    paths: tuple[Source, ...]
     labels: tuple[int, ...]
+    features: NDArray[np.float32] | None = None
 
     def __len__(self) -> int:
         return len(self.paths)
 
     def take(self, positions: Sequence[int]) -> Photos:
         """The photos at these positions, in this order."""
-        return Photos(tuple(self.paths[i] for i in positions), tuple(self.labels[i] for i in positions))
+        features = None if self.features is None else self.features[list(positions)]
+        return Photos(tuple(self.paths[i] for i in positions), tuple(self.labels[i] for i in positions), features)
 
 
 @dataclass(frozen=True)
@@ -125,6 +132,75 @@ def load_dataset(path: Path, names_file: Path | None = None) -> Dataset:
     }
     names = tuple(named[label] for label in folders)
     return Dataset(names, photos["train"], photos.get("test"), _left_out(path, [*named], found))
+
+
+AnyData = Dataset | str | Path | Sequence[tuple[AnyPhoto, str]] | tuple[ArrayLike, ArrayLike]
+UNIT_TOLERANCE = 1e-3
+
+
+def dataset_of(data: AnyData, names: Sequence[str] | None = None) -> Dataset:
+    """Whatever stands for photos with their classes, as a data set.
+
+    Args:
+        data: one of
+            a data set;
+            a path: the folder or CSV, as of `load_dataset`;
+            a list of (photo, label): photos as of `source.source_of`, labels as class names;
+            a tuple (X, y): features (N, D) of unit length, and labels, as class names or as positions in `names`.
+        names: (C,) class names in the order of the labels; those of the labels, sorted, where it is not given.
+
+    Raises:
+        DataError: nothing of these, or nothing to learn from.
+        PhotoError: a photo that is none.
+    """
+    if isinstance(data, Dataset):
+        return data
+    if isinstance(data, str | Path):
+        return load_dataset(Path(data))
+    if isinstance(data, tuple) and len(data) == 2 and getattr(data[0], "ndim", 0) == 2:
+        return _of_features(np.asarray(data[0]), list(np.asarray(data[1]).tolist()), names)
+    rows: list[Any] = list(data)
+    for i, row in enumerate(rows):
+        if not isinstance(row, tuple | list) or len(row) != 2:
+            raise DataError(f"number {i} of the photos is {type(row).__name__}, wanted (photo, label); {WAYS}")
+    if not rows:
+        raise DataError(f"there are no photos: {WAYS}")
+    found, labels = _labelled([label for _, label in rows], names)
+    return Dataset(found, Photos(tuple(source_of(photo, f"photo {i}") for i, (photo, _) in enumerate(rows)), labels), None)
+
+
+WAYS = "give a folder, a list of (photo, label), or a tuple (X, y) of features (N, D) and labels"
+
+
+def _of_features(values: NDArray[Any], labels: list[Any], names: Sequence[str] | None) -> Dataset:
+    if len(values) != len(labels):
+        raise DataError(f"X has {len(values)} rows and y has {len(labels)}: give a label for each row")
+    features = np.ascontiguousarray(values, np.float32)
+    if not np.isfinite(features).all() or (np.abs(np.linalg.norm(features, axis=1) - 1) > UNIT_TOLERANCE).any():
+        raise DataError("a row of X is no feature of length 1: take what `encode_photos` gives, or divide each row by its norm")
+    found, positions = _labelled(labels, names)
+    rows = tuple(InMemory(b"", f"row {i} of X") for i in range(len(features)))
+    return Dataset(found, Photos(rows, positions, features), None)
+
+
+def _labelled(labels: list[Any], names: Sequence[str] | None) -> tuple[tuple[str, ...], tuple[int, ...]]:
+    """Class names, and the position of each label among them."""
+    if all(isinstance(label, str) for label in labels):
+        found = tuple(names) if names else tuple(sorted({readable(label) for label in labels}, key=_natural))
+        index = {name: i for i, name in enumerate(found)}
+        given = [label if label in index else readable(label) for label in labels]
+        if unknown := sorted({label for label in given if label not in index})[:5]:
+            raise DataError(f"names do not have the labels {unknown}: add them, or leave these photos out")
+        positions = [index[label] for label in given]
+    elif names is None or not all(isinstance(label, int) and 0 <= label < len(names) for label in labels):
+        raise DataError("labels are neither class names nor positions in `names`: give names=[...] with a name for each number")
+    else:
+        found, positions = tuple(names), list(labels)
+    if len(found) < 2:
+        raise DataError(f"there is only one class ({found[0] if found else 'none'}), nothing to tell apart")
+    if double := _doubles(list(found)):
+        raise DataError(f"two classes have the same name {double[0]!r}: give them different names")
+    return found, tuple(positions)
 
 
 Rows = list[tuple[Path, str]]
@@ -225,7 +301,7 @@ def _doubles(names: list[str]) -> list[str]:
 
 def _between(photos: Photos, start: int, end: int) -> Photos:
     chosen = photos.take([i for i, label in enumerate(photos.labels) if start <= label < end])
-    return Photos(chosen.paths, tuple(label - start for label in chosen.labels))
+    return replace(chosen, labels=tuple(label - start for label in chosen.labels))
 
 
 def _natural(text: str) -> list[tuple[int, int, str]]:

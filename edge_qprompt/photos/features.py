@@ -11,16 +11,17 @@ import hashlib
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
 from edge_qprompt.backbone import DEFAULT_PRECISION, Backbone, Preprocess
-from edge_qprompt.errors import PhotoError
+from edge_qprompt.errors import DataError, PhotoError
+from edge_qprompt.photos.dataset import Photos
 from edge_qprompt.photos.decoder import Decoders, Job
 from edge_qprompt.photos.feature_cache import FeatureCache
-from edge_qprompt.photos.photo import normalise, read_photo
+from edge_qprompt.photos.photo import normalise
+from edge_qprompt.photos.source import AnyPhoto, Source, read, source_of
 
 BATCH = 2  # photos a lane; more win nothing: docs/adr/0007-image-encoder.md
 CHUNK_VIEWS = 64  # views decoded before they are encoded; the next chunk is decoded meanwhile
@@ -38,13 +39,13 @@ class Features:
     Attributes:
         values: (N, V, D) float32, unit length.
         kept: (N,) positions of these photos in the list that was asked for.
-        skipped: path and reason of each photo that could not be read.
+        skipped: each photo that could not be read, and why.
         from_cache: how many of the N * V features were not computed anew.
     """
 
     values: Array
     kept: NDArray[np.int64]
-    skipped: tuple[tuple[Path, str], ...]
+    skipped: tuple[tuple[Source, str], ...]
     from_cache: int
 
 
@@ -80,7 +81,7 @@ class _Photo:
 
 def extract(
     backbone: Backbone,
-    photos: Sequence[Path],
+    photos: Sequence[Source],
     *,
     views: Views = Views(),
     strict: bool = False,
@@ -90,7 +91,7 @@ def extract(
 
     Args:
         backbone: the encoder; fingerprint, precision and providers are part of the cache's place.
-        photos: files; those that are no readable photo are skipped and reported.
+        photos: files, or photos in memory; those that are no readable photo are skipped and reported.
         views: which views of each.
         strict: raise instead of skipping.
         progress: called with photos done and photos in all.
@@ -100,7 +101,7 @@ def extract(
     """
     kept: list[int] = []
     rows: list[Array] = []
-    skipped: list[tuple[Path, str]] = []
+    skipped: list[tuple[Source, str]] = []
     hits, manifest = 0, backbone.manifest
     with FeatureCache(manifest.fingerprint, backbone.feature_kind, manifest.embed_dim) as cache:
         for chunk in _chunks(photos, cache, manifest.preprocess, views):
@@ -121,15 +122,56 @@ def extract(
     return Features(values, np.array(kept, np.int64), tuple(skipped), hits)
 
 
-def read_views(photos: Sequence[Path], settings: Preprocess, views: Views) -> NDArray[np.uint8]:
+def features_of(
+    backbone: Backbone,
+    photos: Photos,
+    *,
+    views: Views = Views(),
+    strict: bool = False,
+    progress: Progress = lambda *_: None,
+) -> Features:
+    """As `extract`, of photos of a data set, some of which come as features already.
+
+    Raises:
+        DataError: features of another encoder, or other views of them are wanted.
+    """
+    given = photos.features
+    if given is None:
+        return extract(backbone, photos.paths, views=views, strict=strict, progress=progress)
+    if given.shape[1] != backbone.manifest.embed_dim:
+        wanted = f"{backbone.manifest.name} has {backbone.manifest.embed_dim}"
+        raise DataError(f"the features have {given.shape[1]} dimensions, {wanted}: encode the photos with this backbone")
+    if views.count > 1:
+        raise DataError(f"{views.count} views of each photo cannot be had from features: leave views at 1, or give the photos")
+    return Features(given[:, None], np.arange(len(given)), (), len(given))
+
+
+def encode_photos(backbone: Backbone, photos: Sequence[AnyPhoto]) -> Array:
+    """Image features, for those who learn in a way of their own.
+
+    Args:
+        backbone: the encoder.
+        photos: N paths, bytes of image files, PIL images, or arrays (H, W, 3) of uint8.
+
+    Returns:
+        (N, D) float32, unit length; `adapt` and `evaluate` take them back as a tuple with labels.
+
+    Raises:
+        PhotoError: one of them cannot be read.
+    """
+    sources = [source_of(photo, f"photo {i}") for i, photo in enumerate(photos)]
+    return extract(backbone, sources, strict=True).values[:, 0]
+
+
+def read_views(photos: Sequence[Source], settings: Preprocess, views: Views) -> NDArray[np.uint8]:
     """The views themselves, of photos that `extract` could read: (N, V, 3, S, S), not normalised.
 
     Raises:
         PhotoError: a photo that cannot be read any more.
     """
 
-    def load(path: Path) -> NDArray[np.uint8]:
-        data = read_photo(path)
+    def load(path: Source) -> NDArray[np.uint8]:
+        data = read(path)
         content = hashlib.sha256(data).digest()
         crops = tuple(views.crop(content, view) for view in range(views.count))
         return decoders.views(data, Job(str(path), settings, crops))  # (V, 3, S, S)
@@ -142,12 +184,12 @@ def read_views(photos: Sequence[Path], settings: Preprocess, views: Views) -> ND
 
 
 def _chunks(
-    photos: Sequence[Path], cache: FeatureCache, settings: Preprocess, views: Views
+    photos: Sequence[Source], cache: FeatureCache, settings: Preprocess, views: Views
 ) -> Iterator[list[_Photo | PhotoError]]:
     """Photos read and decoded in their order, one chunk ahead of whoever consumes them."""
     size = max(1, CHUNK_VIEWS // views.count)
 
-    def load(path: Path) -> _Photo | PhotoError:
+    def load(path: Source) -> _Photo | PhotoError:
         try:
             return _load(path, decoders, cache, settings, views)
         except PhotoError as error:
@@ -163,8 +205,8 @@ def _chunks(
             pool.shutdown(cancel_futures=True)
 
 
-def _load(path: Path, decoders: Decoders, cache: FeatureCache, settings: Preprocess, views: Views) -> _Photo:
-    data = read_photo(path)
+def _load(path: Source, decoders: Decoders, cache: FeatureCache, settings: Preprocess, views: Views) -> _Photo:
+    data = read(path)
     content = hashlib.sha256(data).digest()
     keys = [views.key(content, view) for view in range(views.count)]
     photo = _Photo(keys, [cache.get(key) for key in keys], {})
