@@ -51,12 +51,13 @@ LAW = {
     "arrays": set(),
     "prompts": set(),
     "codebook": set(),
+    "console": set(),
     "pack": {"codebook", "files"},
     "backbone": {"arrays", "files", "pack", "prompts"},
     "photos": {"backbone", "files", "prompts"},
     "classify": {"arrays", "backbone", "pack", "photos", "prompts"},
     "trust": {"files", "pack"},
-    "learn": {"arrays", "backbone", "classify", "codebook", "files", "pack", "photos", "prompts"},
+    "learn": {"arrays", "backbone", "classify", "codebook", "console", "files", "pack", "photos", "prompts"},
     "bench": {"backbone", "classify", "codebook", "learn", "pack", "photos"},
 }
 
@@ -174,6 +175,7 @@ def test_public_surface() -> None:
         "Prediction",
         "Tasks",
         "adapt",
+        "encode_photos",
         "evaluate",
     ]
     assert all(hasattr(edge_qprompt, name) for name in edge_qprompt.__all__)

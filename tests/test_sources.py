@@ -122,7 +122,7 @@ def test_a_photo_in_memory_that_cannot_be_read_is_skipped_by_name(nano: Backbone
 UNIT = np.eye(4, 256, dtype=np.float32)
 BAD_DATA = {
     "no pairs": (["a.jpg", "b.jpg"], None, "number 0 of the photos is str, wanted (photo, label); give a folder, a list of"),
-    "nothing": ([], None, "these are no photos with labels: give a folder"),
+    "nothing": ([], None, "there are no photos: give a folder"),
     "one class": (FILES[:3], None, "there is only one class (bag)"),
     "too few labels": ((UNIT, ["a", "b"]), None, "X has 4 rows and y has 2"),
     "not of length 1": (
@@ -157,12 +157,15 @@ def test_features_of_another_encoder_or_for_methods_that_want_photos_are_refused
 
 def test_things_tell_what_they_are(nano: Backbone) -> None:
     found = adapt(nano, FILES, QRES)
-    shown = [nano, found, found.pack, Classifier(nano, found.pack), tasks_of(nano, found.pack), evaluate(nano, found.pack, FILES)]
-    for thing, said in zip(
-        shown,
-        ("nano .*256", "2 classes from 8 photos: .* accuracy", "2 classes", "bag, coat", "1 on nano", "on 8 photos"),
-        strict=True,
-    ):
+    shown = {
+        "nano .*256": nano,
+        "2 classes from 8 photos: .* accuracy": found,
+        "bytes, 2 classes": found.pack,
+        "bag, coat": Classifier(nano, found.pack),
+        "1 on nano": tasks_of(nano, found.pack),
+        "on 8 photos": evaluate(nano, found.pack, FILES),
+    }
+    for said, thing in shown.items():
         assert re.search(said, repr(thing)), repr(thing)
         assert len(repr(thing)) < 200
 
