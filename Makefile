@@ -21,7 +21,7 @@ LOWEST_WITHOUT := ^(torch|triton|nvidia|cuda)[-=]
 LOWEST_TESTS := commands exporter_int8 catalogue encoder_packs heads session end_to_end fleet_answers fleet server_hostile \
 	server server_refusals quantized_graph pack photo photo_encoder classifier tokenizer features dataset statement metrics publisher
 
-.PHONY: install demo test test-lowest check format clean
+.PHONY: install demo test test-lowest quick docs check format clean
 install: $(DEV)
 
 $(ADAPT): pyproject.toml
@@ -52,6 +52,11 @@ test: $(DEV)
 test-lowest: $(LOWEST)
 	$(LOWEST_BIN)/python -m pytest $(TWO) $(LOWEST_TESTS:%=tests/test_%.py)
 
+# the documentation as a site, in site/; broken links are errors
+docs: $(DEV)
+	$(BIN)/python -m pip install --quiet --editable '.[docs]'
+	$(BIN)/python -m mkdocs build --quiet --strict
+
 check: $(DEV)
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
@@ -63,4 +68,4 @@ format: $(DEV)
 	$(BIN)/ruff check --fix .
 
 clean:
-	rm -rf $(VENV) $(LOWEST_VENV) build dist *.egg-info
+	rm -rf $(VENV) $(LOWEST_VENV) build dist site *.egg-info

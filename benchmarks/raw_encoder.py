@@ -21,7 +21,7 @@ from edge_qprompt.photos.photo import decode_photo, to_pixels
 
 
 def main(name: str, batch: int, paths: list[Path]) -> None:
-    """See the module."""
+    """Decode and encode photos in batches, on as many lanes as the server has, whenever asked to on stdin."""
     backbone = Backbone.open(name)
     photos = [path.read_bytes() for path in paths]
 

@@ -1,4 +1,4 @@
-"""Tables and pictures of docs/results.md, from the lines that `edge-qprompt bench` and p4q.py have left in benchmarks/results.
+"""Tables and pictures of docs/results-tables.md, from lines that `edge-qprompt bench` and p4q.py left in benchmarks/results.
 
     python benchmarks/results.py
 
@@ -22,7 +22,7 @@ from edge_qprompt.classify.scores import harmonic_mean
 
 HERE = Path(__file__).parent
 DOCS = HERE.parent / "docs"
-PAGE = DOCS / "results.md"
+PAGE = DOCS / "results-tables.md"
 RUNS = {  # folders of results, and where their zero-shot lines are
     "nano, 16 shots": ("", ""),
     "nano, 8 shots": ("shots-8", ""),

@@ -82,7 +82,7 @@ class Published(NamedTuple):
 
 
 class Client:
-    """See the module. A context manager, since it keeps its connection; every call may raise a ServerError.
+    """Asks a server over HTTP. A context manager, since it keeps its connection; every call may raise a ServerError.
 
     Args:
         server: its address; a path in it is kept.

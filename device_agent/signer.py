@@ -25,7 +25,7 @@ ATTEMPTS = 5  # at a channel that others promote to at the same moment
 
 
 class Signer:
-    """See the module.
+    """A publisher's private key, and the log of every statement that it has signed.
 
     Args:
         path: KEY.

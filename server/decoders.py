@@ -81,7 +81,7 @@ class _Run:
 
 
 class DecoderPool:
-    """See the module; belongs to one event loop.
+    """Processes that decode photos, and who gets one when; belongs to one event loop.
 
     Args:
         places: for photos that have just begun; half as many, and one at least, are for those that take long.

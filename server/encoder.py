@@ -36,7 +36,7 @@ class _Waiting:
 
 
 class PhotoEncoder:
-    """See the module; belongs to one event loop.
+    """Photos to image features, in batches that grow with the load; belongs to one event loop.
 
     Args:
         backbone: whose image encoder.

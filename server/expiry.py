@@ -29,7 +29,7 @@ class _Known:
 
 
 class Expiry:
-    """See the module; belongs to one event loop.
+    """When signed channels expire, asked of the database once a minute; belongs to one event loop.
 
     Args:
         database: of the channels.

@@ -21,7 +21,7 @@ class Entry(Generic[V]):
 
 
 class Lru(Generic[K, V]):
-    """See the module.
+    """A cache bounded in bytes, which forgets what was used least recently.
 
     Args:
         limit: bytes; a single value that is larger is not kept.

@@ -47,7 +47,7 @@ class Key:
 
 
 class Residents:
-    """See the module; belongs to one event loop.
+    """Packs made ready to classify, as many as memory allows; belongs to one event loop.
 
     Args:
         backbone: of all packs.

@@ -13,7 +13,7 @@ from server.problem import Problem
 
 
 class Shares:
-    """See the module; belongs to one event loop.
+    """Room of one kind, of which each client may hold a part; belongs to one event loop.
 
     Args:
         what: of which there is so much, in the plural, for an error.

@@ -14,7 +14,7 @@ Question = tuple[str, tuple[str, ...] | None]  # a channel, and the tasks wanted
 
 
 class Targets:
-    """See the module; belongs to one event loop.
+    """Which packs the channels point at, remembered as long as nothing changes; belongs to one event loop.
 
     Args:
         catalogue: of the tasks.

@@ -9,7 +9,7 @@ from contextlib import asynccontextmanager
 
 
 class Turns:
-    """See the module; belongs to one event loop.
+    """Places that clients take turns for: who has fewest gets the next one; belongs to one event loop.
 
     Args:
         places: how many there are.

@@ -41,7 +41,7 @@ DEFAULT_PROVIDERS = "cpu"
 
 
 class Backbone:
-    """See the module. Use `open`.
+    """A frozen vision-language model: an image encoder, a text encoder, a tokenizer and a manifest. Use `open`.
 
     Attributes:
         precision: of the encoders, one of `manifest.precisions`.

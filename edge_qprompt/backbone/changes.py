@@ -58,7 +58,7 @@ class LowRank:
 
 @dataclass(frozen=True)
 class EncoderChanges:
-    """See the module.
+    """What a pack changes inside the encoders: prompts in their layers, or low-rank additions to their weights.
 
     Attributes:
         visual: (depth, n, U) float32, tokens of image layers 0, 1, ...; depth 0 if there are none.

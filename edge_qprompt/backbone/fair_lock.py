@@ -7,7 +7,9 @@ from collections import deque
 
 
 class FairLock:
-    """See the module. Python's own lock may be taken again and again by the thread that has just given it back.
+    """A lock that goes to whoever has waited longest.
+
+    Python's own may be taken again and again by the thread that has just given it back.
 
         with lock:
             ...

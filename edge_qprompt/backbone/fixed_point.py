@@ -69,7 +69,7 @@ class Product:
 
 @dataclass(frozen=True)
 class Quantization:
-    """See the module.
+    """How the products of a quantized backbone's encoders were rounded.
 
     Attributes:
         image, text: products of a tower in the graph's order. Those of a transformer are six a layer: q, k and v; scores;

@@ -147,7 +147,7 @@ class PrecisionRecord:
 
 @dataclass(frozen=True)
 class Manifest:
-    """See the module.
+    """What a backbone is: its towers, how photos are prepared, its files with their digests, its precisions.
 
     Attributes:
         fingerprint: hex SHA-256 over the source weights and all that changes a feature.

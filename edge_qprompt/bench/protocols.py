@@ -83,7 +83,7 @@ SNAPSHOT_EPOCHS = 10
 
 
 def base_to_new(data: Sequence[str], methods: Sequence[str], seeds: Sequence[int], settings: Settings) -> list[Cell]:
-    """See the module."""
+    """Cells that learn the first half of the classes, and measure both halves."""
     return [
         Cell("base-to-new", variant, folder, "base", (folder,), seed, settings={**settings, **varied})
         for folder in data
@@ -103,7 +103,7 @@ def _variants(methods: Sequence[str], folder: str) -> list[tuple[str, Settings]]
 
 
 def few_shot(data: Sequence[str], methods: Sequence[str], seeds: Sequence[int], settings: Settings) -> list[Cell]:
-    """See the module."""
+    """Cells that learn all classes from 1, 2, 4, 8 and 16 photos each."""
     return [
         Cell(
             "few-shot",
@@ -147,7 +147,7 @@ def transfer(data: Sequence[str], methods: Sequence[str], seeds: Sequence[int], 
 
 
 def domain(data: Sequence[str], methods: Sequence[str], seeds: Sequence[int], settings: Settings) -> list[Cell]:
-    """See the module."""
+    """Cells that learn the first data set, and measure the others, which have the same classes."""
     names = [load_dataset(Path(folder)).names for folder in data]
     for folder, theirs in zip(data, names, strict=True):
         if theirs != names[0]:
@@ -156,7 +156,7 @@ def domain(data: Sequence[str], methods: Sequence[str], seeds: Sequence[int], se
 
 
 def ablation(data: Sequence[str], _: Sequence[str], seeds: Sequence[int], settings: Settings) -> list[Cell]:
-    """See the module; the variations stand in for methods."""
+    """Cells of variations of QCoOp, which stand in for methods; measured as base-to-new."""
     return [
         Cell("ablation", variant, folder, "base", (folder,), seed, settings={**settings, **varied})
         for folder in data
@@ -166,7 +166,7 @@ def ablation(data: Sequence[str], _: Sequence[str], seeds: Sequence[int], settin
 
 
 def epochs(data: Sequence[str], methods: Sequence[str], seeds: Sequence[int], settings: Settings) -> list[Cell]:
-    """See the module."""
+    """Cells of QCoOp with noise and bits, measured every ten epochs."""
     cells = ablation(data, methods, seeds, {"snapshot_epochs": SNAPSHOT_EPOCHS, **settings})
     return [replace(cell, protocol="epochs", variant=EPOCHS[cell.variant]) for cell in cells if cell.variant in EPOCHS]
 

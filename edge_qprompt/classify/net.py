@@ -18,7 +18,7 @@ Array = NDArray[np.float32]
 
 @dataclass(frozen=True)
 class Net:
-    """See the module.
+    """A net of two layers, x -> OUT [relu(IN [x; 1]); 1], biases in the last columns, in numpy.
 
     Attributes:
         inner: (h, I + 1) float32.

@@ -18,7 +18,7 @@ from edge_qprompt.photos import Source, Views, read_views
 
 @dataclass(frozen=True)
 class Inputs:
-    """See the module.
+    """What the loop hands to a method, and what computes its steps.
 
     Attributes:
         values: (N, V, D) float32; (N, V, 3, S, S) uint8 for methods that take pixels, and (N, V, 2D) float32, the teacher's

@@ -4,7 +4,7 @@ Each method has its `Schedule`; most have CoOp's (arXiv 2109.01134 and its relea
 with momentum, one warm-up epoch, then cosine annealing by epoch. With a prompt, a step costs the text
 tower and next to nothing for the photos, so by default an epoch is one step over all of them, at a
 learning rate that grows with their number (Goyal et al., arXiv 1706.02677) and is four times CoOp's: as
-good as CoOp's batches of 32, in a fraction of the steps (docs/results.md). The order of the photos
+good as CoOp's batches of 32, in a fraction of the steps (docs/results-tables.md). The order of the photos
 and the choice of views are functions of seed and epoch, so a resumed run does what an uninterrupted one
 would have done.
 Symbols: N photos, V views, B photos a batch, D dimensions of a feature.

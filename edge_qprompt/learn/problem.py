@@ -28,7 +28,7 @@ INITIAL_TEXT = "a photo of a"
 
 @dataclass(frozen=True)
 class Problem:
-    """See the module.
+    """What a method learns from: features of photos, labels, and a frozen text tower with the class names.
 
     Attributes:
         start: (n, W) where learning starts.

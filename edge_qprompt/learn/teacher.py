@@ -18,7 +18,7 @@ from edge_qprompt.photos import Source, Views, extract
 
 @dataclass(frozen=True)
 class Teacher:
-    """See the module.
+    """What a backbone in full precision says of the photos and of the hand-written prompt.
 
     Attributes:
         features: (N, V, D) float32, unit length.

@@ -54,7 +54,7 @@ URL_SAFE = str.maketrans("-_", "+/")
 
 @dataclass(frozen=True)
 class Statement:
-    """See the module.
+    """What a publisher signs: which pack a channel of a task is, and until when.
 
     Attributes:
         task, channel: names.

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Net:
-    """See the module.
+    """A net of two layers with a gradient, x -> OUT [relu(IN [x; 1]); 1], biases in the last columns.
 
     Attributes:
         inner: (h, I + 1).

@@ -19,7 +19,7 @@ OTHERS = range(128, 256)  # numbers of methods of other packages
 
 
 class Methods(Mapping[str, type[Method]]):
-    """See the module.
+    """The methods by name, those here first, in the order of their numbers.
 
     Raises:
         PromptError: two files here have one name or number.
