@@ -1,5 +1,6 @@
 # make demo          environment with what the main job needs, then that job on built-in photos
 # make test          the same environment with the development tools on top, then the whole test suite
+# make quick         those tests that need no server of their own, browser or database, in two minutes
 # make test-lowest   an environment with the lowest versions that pyproject.toml admits, and the tests that are not slow
 PYTHON ?= python3
 VENV := .venv
@@ -49,8 +50,11 @@ demo: $(ADAPT)
 test: $(DEV)
 	$(BIN)/python -m pytest $(TWO)
 
+quick: $(DEV)
+	$(BIN)/python -m pytest $(TWO) -m 'not slow and not browser and not postgres'
+
 test-lowest: $(LOWEST)
-	$(LOWEST_BIN)/python -m pytest $(TWO) $(LOWEST_TESTS:%=tests/test_%.py)
+	$(LOWEST_BIN)/python -m pytest $(TWO) $(foreach test,$(LOWEST_TESTS),$(wildcard tests/*/test_$(test).py))
 
 # the documentation as a site, in site/; broken links are errors
 docs: $(DEV)
@@ -61,7 +65,7 @@ check: $(DEV)
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
-	$(BIN)/python -m pytest --quiet tests/test_architecture.py
+	$(BIN)/python -m pytest --quiet tests/project/test_architecture.py
 
 format: $(DEV)
 	$(BIN)/ruff format .

@@ -24,6 +24,7 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
+import with_helpers  # noqa: F401  before what it makes importable
 from reference_tower import VIT_B_32, Pair, random_pair
 from timing import publish
 from vit_b_32 import random_vit_b_32

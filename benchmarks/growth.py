@@ -28,6 +28,7 @@ def child(weights: Path, classes: int, memory: int, rounds: int) -> dict[str, An
     import numpy as np
     import torch
     import torch.nn.functional as F
+    import with_helpers  # noqa: F401  before what it makes importable
     from reference_tower import VIT_B_32
 
     from device_agent.commands.adapt import peak_memory_mb
@@ -99,6 +100,7 @@ def main() -> None:
     if args.child:
         print(json.dumps(child(args.child, args.classes[0], args.memory, args.rounds)))
         return
+    import with_helpers  # noqa: F401
     from reference_tower import VIT_B_32, random_pair
     from timing import publish
 

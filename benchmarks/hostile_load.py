@@ -31,6 +31,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import with_helpers  # noqa: F401  before what it makes importable
 from hostile_photos import KINDS
 from serve_load import DEMO, Raw, Running, free_port, percentile, prepare, running
 from timing import publish

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+import with_helpers  # noqa: F401  before what it makes importable
 from numpy.typing import NDArray
 from reference_tower import reference_transformer
 

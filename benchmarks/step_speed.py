@@ -22,6 +22,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
+import with_helpers  # noqa: F401  before what it makes importable
 from reference_tower import VIT_B_32, Pair, nano_pair, random_pair
 from timing import publish
 from torch import Tensor

@@ -15,7 +15,7 @@ from types import TracebackType
 
 from device_agent.client import DEFAULT_LIMITS, Client, Limits
 from edge_qprompt.backbone import Manifest, find_backbone
-from edge_qprompt.errors import DataError, EdgeQPromptError, SignatureError
+from edge_qprompt.errors import DataError, SignatureError
 from edge_qprompt.files import write_whole
 from edge_qprompt.pack import MAX_BYTES, Pack, beside
 from edge_qprompt.trust import MAX_ENVELOPE_BYTES, Envelope, Statement, accept, check_adapter, check_pack, read_public_key
@@ -93,11 +93,7 @@ class Updater:
         path = Path(out)
         if not path.parent.is_dir():
             raise DataError(f"the folder {path.parent} of --out does not exist: create it first")
-        try:
-            return self._pull(task, path, channel)
-        except EdgeQPromptError as error:
-            stays = f"{path} stays as it was" if path.exists() else "nothing was written"
-            raise type(error)(f"{error}; {stays}") from error
+        return self._pull(task, path, channel)
 
     def _pull(self, task: str, path: Path, channel: str) -> Pulled:
         kept = path.with_name(path.name + KEPT)

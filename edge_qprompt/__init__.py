@@ -11,7 +11,7 @@ print(Classifier(backbone, pack).classify("new.jpg")[0].label)
 import os
 
 # onnxruntime's wheels report usage to their maker unless this is set before their first import. Everything here imports this
-# package first: tests/test_architecture.py. Who wants to report sets it to 0.
+# package first: tests/project/test_architecture.py. Who wants to report sets it to 0.
 os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 
 from edge_qprompt.backbone import Backbone

@@ -8,6 +8,7 @@ from typing import Any
 import click
 
 from device_agent import terminal
+from edge_qprompt.errors import FingerprintError, PackError, ServerError, SignatureError
 
 
 @click.command("pull", short_help="Fetch a task's pack, if the trusted key has signed it.")
@@ -44,8 +45,12 @@ def command(
     from device_agent.signer import describe
     from device_agent.updater import Updater
 
-    with Updater(server, trust, backbone, token, Limits(seconds=timeout)) as updater:
-        pulled = updater.pull(name, out, channel)
+    try:
+        with Updater(server, trust, backbone, token, Limits(seconds=timeout)) as updater:
+            pulled = updater.pull(name, out, channel)
+    except (ServerError, SignatureError, PackError, FingerprintError) as error:
+        stays = f"{out} stays as it was" if out.exists() else "nothing was written"
+        raise type(error)(f"{error}; {stays}") from error
     facts = {"server": updater.client.name, "pack": str(out)} | describe(pulled.statement, pulled.changed)
     if pulled.adapter:
         facts |= {"adapter": str(pulled.adapter[0]), "adapter_size": pulled.adapter[1]}

@@ -75,9 +75,10 @@ class Cell:
         loop = LoopSettings(**take(LoopSettings), seed=self.seed)
         clusters = ClusterSettings(**take(ClusterSettings))
         shared, more = take(MethodSettings), take(AdaptSettings)
-        METHODS[more.get("method", AdaptSettings.method)].read_options(left)
-        method = MethodSettings(clusters, **shared, seed=self.seed, options=left)
-        return AdaptSettings(loop=loop, method_settings=method, **more)
+        if method := METHODS.get(more.get("method", AdaptSettings.method)):
+            method.read_options(left)
+        told = MethodSettings(clusters, **shared, seed=self.seed, options=left)
+        return AdaptSettings(loop=loop, method_settings=told, **more)
 
     def run(self) -> Row:
         """Learn and measure.
