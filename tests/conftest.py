@@ -36,6 +36,31 @@ LONGEST = (
     "test_serve_command.py",
 )
 
+SLOW = (  # those that `make quick` leaves out as well
+    "test_bad_disk.py",
+    "test_ci.py",
+    "test_decoder_pool.py",
+    "test_encoder_changes.py",
+    "test_encoder_packs.py",
+    "test_end_to_end.py",
+    "test_exporter_int8.py",
+    "test_exporter_prompted.py",
+    "test_heads.py",
+    "test_nano.py",
+    "test_operations.py",
+    "test_origins.py",
+    "test_p4q.py",
+    "test_privacy.py",
+    "test_quantize.py",
+    "test_quantized_graph.py",
+    "test_residual.py",
+    "test_server_clients.py",
+    "test_sources.py",
+    "test_step.py",
+    "test_vision.py",
+    "test_wheel.py",
+)
+
 # a fifth of a second an example is too little beside busy processes; each test has pytest's limit
 hypothesis.settings.register_profile("tests", deadline=None)
 hypothesis.settings.load_profile("tests")
@@ -46,7 +71,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     places = {name: place for place, name in enumerate(LONGEST)}
     for item in items:
         needs = set(getattr(item, "fixturenames", ()))
-        if item.path.name in places:
+        if item.path.name in (*LONGEST, *SLOW):
             item.add_marker("slow")
         if "browser" in needs:
             item.add_marker("browser")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import os
 import time
 from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import asynccontextmanager, suppress
@@ -13,6 +12,7 @@ import numpy as np
 import pytest
 from common import DEMO
 from hostile_photos import chunk, small_png
+from servers import alive
 
 from edge_qprompt.backbone.manifest import Preprocess
 from edge_qprompt.errors import CostError, PhotoError
@@ -39,14 +39,6 @@ async def pool(places: int = 1, seconds: float = 30.0) -> AsyncIterator[tuple[De
         await asyncio.to_thread(made.close)
         await asyncio.sleep(0)
         assert not [pid for pid in processes if alive(pid)]
-
-
-def alive(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    return True
 
 
 def run(test: Callable[[], Coroutine[Any, Any, None]]) -> None:

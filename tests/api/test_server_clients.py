@@ -14,8 +14,7 @@ from common import DEMO
 from hostile_load import descendants
 from hostile_photos import KINDS, jpeg_with, segment
 from serve_load import prepare
-from servers import LiveServer
-from test_decoder_pool import alive
+from servers import LiveServer, alive
 
 from edge_qprompt import Backbone
 

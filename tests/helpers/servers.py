@@ -46,6 +46,15 @@ def wait_until(url: str, process: subprocess.Popen[bytes], log: Path, seconds: f
     raise AssertionError(f"the server is not ready: {log.read_text()}")
 
 
+def alive(pid: int) -> bool:
+    """Whether a process runs."""
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    return True
+
+
 def until(condition: Callable[[], bool], seconds: float = 10.0) -> None:
     """Wait for something; fails if it does not come."""
     end = time.monotonic() + seconds

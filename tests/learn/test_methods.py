@@ -312,7 +312,7 @@ def no_encoding(monkeypatch: pytest.MonkeyPatch) -> None:
     def encode(*_: object, **__: object) -> None:
         raise AssertionError("photos were encoded, for nothing")
 
-    monkeypatch.setattr(sys.modules["edge_qprompt.learn.adapt"], "extract", encode)
+    monkeypatch.setattr(sys.modules["edge_qprompt.learn.adapt"], "features_of", encode)
 
 
 def test_plug_ins_are_found_and_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -9,10 +9,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from apis import PHOTO, Api, make_pack, start
 from click.testing import CliRunner
 from common import DEMO, Command, Done
 from fleet import KEY, Fleet, about
-from test_server import PHOTO, Api, make_pack, start
 
 from device_agent.commands import split as split_command
 from edge_qprompt import Backbone, Classifier

@@ -7,10 +7,10 @@ from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from damages import DAMAGES
 from hypothesis import HealthCheck, given, settings
 from packs import PACKS, SMALL
 from pages import Sites, settled
-from test_pack_reader import DAMAGES
 
 from edge_qprompt.pack.pack import Pack
 from edge_qprompt.pack.section import PROVENANCE, RESIDUAL_BIAS, TEMPLATES
