@@ -9,12 +9,12 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from device_agent.client import Client, Limits
+    from device_agent.client import Client, ClientLimits
     from device_agent.signer import Signer
     from device_agent.updater import Pulled, Updater
 
-WHERE = {"Client": "client", "Limits": "client", "Signer": "signer", "Pulled": "updater", "Updater": "updater"}
-__all__ = ["Client", "Limits", "Pulled", "Signer", "Updater"]
+WHERE = {"Client": "client", "ClientLimits": "client", "Signer": "signer", "Pulled": "updater", "Updater": "updater"}
+__all__ = ["Client", "ClientLimits", "Pulled", "Signer", "Updater"]
 
 
 def __getattr__(name: str) -> Any:

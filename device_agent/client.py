@@ -35,7 +35,7 @@ Kind = TypeVar("Kind")
 
 
 @dataclass(frozen=True)
-class Limits:
+class ClientLimits:
     """What one exchange with a server may cost.
 
     Attributes:
@@ -57,7 +57,7 @@ class Limits:
     pages: int = 100
 
 
-DEFAULT_LIMITS = Limits()
+DEFAULT_LIMITS = ClientLimits()
 
 
 @dataclass(frozen=True)
@@ -95,7 +95,7 @@ class Client:
         self,
         server: str,
         token: str | None = None,
-        limits: Limits = DEFAULT_LIMITS,
+        limits: ClientLimits = DEFAULT_LIMITS,
         transport: httpx.AsyncBaseTransport | None = None,
     ) -> None:
         url = _address(server)

@@ -13,7 +13,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from types import TracebackType
 
-from device_agent.client import DEFAULT_LIMITS, Client, Limits
+from device_agent.client import DEFAULT_LIMITS, Client, ClientLimits
 from edge_qprompt.backbone import Manifest, find_backbone
 from edge_qprompt.errors import DataError, SignatureError
 from edge_qprompt.files import write_whole
@@ -63,7 +63,7 @@ class Updater:
         trust: str | Path,
         backbone: str | Path = "nano",
         token: str | None = None,
-        limits: Limits = DEFAULT_LIMITS,
+        limits: ClientLimits = DEFAULT_LIMITS,
     ) -> None:
         self._key = read_public_key(Path(trust))
         self._fingerprint = Manifest.read(find_backbone(backbone)).short_fingerprint

@@ -10,7 +10,7 @@ from fastapi import Depends, Request
 
 from edge_qprompt.trust import NAME
 from server.observed import METHODS, WHO
-from server.problem import Problem
+from server.problem import HTTPProblem
 from server.settings import ServerSettings
 from server.state import state_of
 from server.tokens import Holder, Refusal, Refused, Scope
@@ -34,14 +34,14 @@ def needs(scope: Scope) -> Callable[[Request], Awaitable[Holder]]:
         if header is None:
             if anyone:
                 return Holder(ANONYMOUS, frozenset())
-            raise Problem(401, f"this needs a token with the scope {scope}: send Authorization: Bearer", headers=CHALLENGE)
+            raise HTTPProblem(401, f"this needs a token with the scope {scope}: send Authorization: Bearer", headers=CHALLENGE)
         holder = await _holder(request, header)
         request.scope[WHO] = holder.name
         if anyone:
             return dataclasses.replace(holder, tasks=())
         if scope not in holder.scopes:
             await _note(request, Refusal.SCOPE, holder.name)
-            raise Problem(403, f"this token lacks the scope {scope}: `edge-qprompt token create --scope {scope}` makes one")
+            raise HTTPProblem(403, f"this token lacks the scope {scope}: `edge-qprompt token create --scope {scope}` makes one")
         if (task := request.path_params.get("task")) is not None:
             await only_for(request, holder, [task])
         return holder
@@ -50,19 +50,21 @@ def needs(scope: Scope) -> Callable[[Request], Awaitable[Holder]]:
 
 
 async def only_for(request: Request, holder: Holder, tasks: list[str]) -> None:
-    """Raise a Problem (403) where a token is not for all of these tasks."""
+    """Raise a HTTPProblem (403) where a token is not for all of these tasks."""
     for task in tasks:
         if not holder.may(task):
             await _note(request, Refusal.TASK, holder.name)
             mine = ", ".join(holder.tasks)
-            raise Problem(403, f"this token is for the tasks {mine}: `edge-qprompt token create --task` makes one for another")
+            raise HTTPProblem(
+                403, f"this token is for the tasks {mine}: `edge-qprompt token create --task` makes one for another"
+            )
 
 
 async def for_all_tasks(request: Request, holder: Holder, what: str) -> None:
-    """Raise a Problem (403) where a token is for some tasks alone, since the answer is of all of them."""
+    """Raise a HTTPProblem (403) where a token is for some tasks alone, since the answer is of all of them."""
     if holder.tasks:
         await _note(request, Refusal.TASK, holder.name)
-        raise Problem(403, f"{what}, and this token is for the tasks {', '.join(holder.tasks)}: ask with a token for all")
+        raise HTTPProblem(403, f"{what}, and this token is for the tasks {', '.join(holder.tasks)}: ask with a token for all")
 
 
 def described(scope: Scope) -> dict[str, Any]:
@@ -85,7 +87,7 @@ async def _holder(request: Request, header: str) -> Holder:
     if isinstance(found, Holder):
         return found
     await _note(request, found.why, found.name)
-    raise Problem(401, "this token is unknown, revoked or expired: ask for a new one", headers=CHALLENGE)
+    raise HTTPProblem(401, "this token is unknown, revoked or expired: ask for a new one", headers=CHALLENGE)
 
 
 async def _note(request: Request, why: Refusal, name: str | None) -> None:

@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 
 from fastapi import Request
 
-from server.problem import ClientLeft, Problem
+from server.problem import ClientLeft, HTTPProblem
 
 T = TypeVar("T")
 
@@ -23,7 +23,7 @@ async def attended(request: Request, work: Coroutine[Any, Any, T], seconds: floa
 
     Raises:
         ClientLeft: the connection was closed.
-        Problem: 503 it took too long.
+        HTTPProblem: 503 it took too long.
     """
     loop = asyncio.get_running_loop()
     doing, leaving = loop.create_task(work), loop.create_task(_left(request))
@@ -33,7 +33,7 @@ async def attended(request: Request, work: Coroutine[Any, Any, T], seconds: floa
             return doing.result()
         if leaving.done():
             raise ClientLeft
-        raise Problem(503, f"the answer was not ready within {seconds:g} s: try again, or ask for less", 1)
+        raise HTTPProblem(503, f"the answer was not ready within {seconds:g} s: try again, or ask for less", 1)
     finally:
         for task in (doing, leaving):
             task.cancel()

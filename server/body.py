@@ -13,7 +13,7 @@ from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 from starlette.types import Message
 
-from server.problem import Problem
+from server.problem import HTTPProblem
 from server.state import state_of
 
 MULTIPART = "multipart/form-data"
@@ -30,7 +30,7 @@ class Body:
         most: bytes, at most.
 
     Raises:
-        Problem: 413 it says that it is too large; 415 it is compressed.
+        HTTPProblem: 413 it says that it is too large; 415 it is compressed.
     """
 
     def __init__(self, request: Request, client: str, most: int) -> None:
@@ -41,7 +41,9 @@ class Body:
         self._request = Request(request.scope, self._next)
         self.media_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
         if (coding := request.headers.get("content-encoding", "").strip().lower()) not in PLAIN:
-            raise Problem(415, f"a body in the coding {coding[:20]!r} is not taken: send it as it is, without Content-Encoding")
+            raise HTTPProblem(
+                415, f"a body in the coding {coding[:20]!r} is not taken: send it as it is, without Content-Encoding"
+            )
         length = request.headers.get("content-length", "0")
         if length.isdecimal() and int(length) > most:
             raise self._too_large()
@@ -50,32 +52,32 @@ class Body:
         """All of it.
 
         Raises:
-            Problem: 413 too large; 408 too slow; 429 and 503 no room now; 400 the sender went away.
+            HTTPProblem: 413 too large; 408 too slow; 429 and 503 no room now; 400 the sender went away.
         """
         try:
             return await self._request.body()
         except ClientDisconnect as error:
-            raise Problem(400, "the connection ended before the body did") from error
+            raise HTTPProblem(400, "the connection ended before the body did") from error
 
     @asynccontextmanager
     async def form(self, files: int, fields: int) -> AsyncIterator[FormData]:
         """It as a form, whose files are removed at the end.
 
         Raises:
-            Problem: as `read`; 415 it is in another character set; 422 it is no form, or has too many parts.
+            HTTPProblem: as `read`; 415 it is in another character set; 422 it is no form, or has too many parts.
         """
         if self._charset() not in UTF_8:
-            raise Problem(415, "a form is read as UTF-8: leave its charset out")
+            raise HTTPProblem(415, "a form is read as UTF-8: leave its charset out")
         try:
             form = await self._request.form(max_files=files, max_fields=fields, max_part_size=self._most)
-        except Problem:
+        except HTTPProblem:
             raise
         except (HTTPException, KeyError, ValueError) as error:  # the first is what starlette makes of its parser's errors
             reason = str(getattr(error, "detail", "it is damaged")).rstrip(".")
             said = f"the form cannot be read ({reason}): send at most {files} files and {fields} fields as curl -F does"
-            raise Problem(422, said) from error
+            raise HTTPProblem(422, said) from error
         except ClientDisconnect as error:
-            raise Problem(400, "the connection ended before the body did") from error
+            raise HTTPProblem(400, "the connection ended before the body did") from error
         try:
             yield form
         finally:
@@ -97,7 +99,7 @@ class Body:
             async with asyncio.timeout_at(self._deadline):
                 message = await self._receive()
         except TimeoutError as error:
-            raise Problem(
+            raise HTTPProblem(
                 408, f"the body took longer than {limits.body_seconds:g} s: send it faster, or a smaller one"
             ) from error
         size = len(message.get("body", b""))
@@ -108,8 +110,10 @@ class Body:
         self._held += size
         return message
 
-    def _too_large(self) -> Problem:
-        return Problem(413, f"the body is larger than {self._most} bytes, the limit: send less", headers={"Connection": "close"})
+    def _too_large(self) -> HTTPProblem:
+        return HTTPProblem(
+            413, f"the body is larger than {self._most} bytes, the limit: send less", headers={"Connection": "close"}
+        )
 
 
 @asynccontextmanager

@@ -21,7 +21,7 @@ from PIL import Image
 
 from edge_qprompt.errors import CostError
 from edge_qprompt.photos import Bytes, Decoder, Job
-from server.problem import Problem
+from server.problem import HTTPProblem
 from server.turns import Turns
 
 QUICK_SECONDS = 0.4  # and for each megapixel, four times what a JPEG takes on a laptop:
@@ -124,7 +124,7 @@ class DecoderPool:
 
         Raises:
             PhotoError: it cannot be decoded, or takes more than it may.
-            Problem: 503 no decoder was free in time, or others needed this one.
+            HTTPProblem: 503 no decoder was free in time, or others needed this one.
         """
         begun = False
         try:
@@ -135,7 +135,7 @@ class DecoderPool:
         except TimeoutError as error:
             if not begun:
                 self._abandoned("waited")
-                raise Problem(503, f"no decoder was free within {self._seconds:g} s: try again", AGAIN_SECONDS) from error
+                raise HTTPProblem(503, f"no decoder was free within {self._seconds:g} s: try again", AGAIN_SECONDS) from error
             self._abandoned("deadline")
             said = f"{job.name} takes longer than {self._seconds:g} s to decode: shrink the photo"
             raise CostError(said, "deadline") from error
@@ -169,7 +169,7 @@ class DecoderPool:
                 raise
             self._abandoned("evicted")
             said = f"{job.name} takes long to decode, and others are waiting: try again, or save it as an ordinary JPEG"
-            raise Problem(503, said, AGAIN_SECONDS) from error
+            raise HTTPProblem(503, said, AGAIN_SECONDS) from error
         except asyncio.CancelledError:  # its time is up, or its client has left
             if run in self._runs:  # else it was done just before, and its decoder may have another photo already
                 run.end()

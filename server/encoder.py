@@ -61,7 +61,7 @@ class PhotoEncoder:
         """Keep room for some photos of a client.
 
         Raises:
-            Problem: 503 there is none; 429 the client has too many already.
+            HTTPProblem: 503 there is none; 429 the client has too many already.
         """
         with self._places.hold(client, photos):
             self._metrics.waiting.inc(photos)
@@ -75,7 +75,7 @@ class PhotoEncoder:
 
         Raises:
             PhotoError: it cannot be decoded, or takes too much.
-            Problem: 503 no decoder was free in time.
+            HTTPProblem: 503 no decoder was free in time.
         """
         return await self._feature(await self._view(client, data, name))
 

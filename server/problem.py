@@ -52,7 +52,7 @@ STATUS: dict[type[EdgeQPromptError], int] = {
 }
 
 
-class Problem(HTTPException):
+class HTTPProblem(HTTPException):
     """An answer that is an error.
 
     Args:
@@ -113,7 +113,7 @@ async def _http(request: Request, error: Exception) -> JSONResponse:
     headers = dict(error.headers) if error.headers else {}
     if error.status_code == 405 and (route := request.scope.get("route")) is not None:
         headers["Allow"] = allowed(request.app.routes, route.path)
-    detail = error.detail if isinstance(error, Problem) else _plain(request, error)
+    detail = error.detail if isinstance(error, HTTPProblem) else _plain(request, error)
     return response(error.status_code, detail, headers)
 
 

@@ -24,7 +24,7 @@ from edge_qprompt.pack import Pack
 from server.catalogue import Catalogue, Target
 from server.lru import Lru
 from server.metrics import Metrics
-from server.problem import Problem
+from server.problem import HTTPProblem
 from server.settings import Limits
 
 GATHERING = 2  # requests that wait for packs at once, since each holds those that it has
@@ -86,14 +86,14 @@ class Residents:
         Raises:
             EdgeQPromptError: the pack does not fit the backbone.
             NotFoundError: no such pack.
-            Problem: 503 too many are waiting.
+            HTTPProblem: 503 too many are waiting.
         """
         if (found := self.kept.get(key)) is not None:
             self._metrics.hits.inc()
             return found
         if key not in self._coming:
             if len(self._coming) >= self._limits.pending_packs:
-                raise Problem(503, f"{len(self._coming)} packs are being prepared: try again", self._limits.retry_seconds)
+                raise HTTPProblem(503, f"{len(self._coming)} packs are being prepared: try again", self._limits.retry_seconds)
             self._metrics.misses.inc()
             self._coming[key] = asyncio.create_task(self._load(key, pack))
         return await asyncio.shield(self._coming[key])  # others may wait for it too
@@ -106,7 +106,7 @@ class Residents:
         """All targets as one classifier, each under its task's name.
 
         Raises:
-            Problem: 422 they would not fit into memory; 503 too many are waiting.
+            HTTPProblem: 422 they would not fit into memory; 503 too many are waiting.
         """
         names = tuple((target.task, Key(target.pack, labels)) for target in targets)
         here = all(key in self.kept for _, key in names)
@@ -138,7 +138,7 @@ class Residents:
             found.append(await self.classifier(key))
             size += _size(found[-1])
             if size > most:
-                raise Problem(
+                raise HTTPProblem(
                     422, f"these tasks take more than {most} bytes of memory, the limit: name fewer, or raise --cache-mb"
                 )
         return found

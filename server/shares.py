@@ -9,7 +9,7 @@ from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from server.problem import Problem
+from server.problem import HTTPProblem
 
 
 class Shares:
@@ -31,12 +31,12 @@ class Shares:
         """Hold so much more.
 
         Raises:
-            Problem: 429 the client has too much already; 503 there is no room.
+            HTTPProblem: 429 the client has too much already; 503 there is no room.
         """
         if (held := self._held.get(client, 0)) + amount > self._each:
-            raise Problem(429, f"{held} {self._what} of yours are held already: wait for them first", self._retry)
+            raise HTTPProblem(429, f"{held} {self._what} of yours are held already: wait for them first", self._retry)
         if self.used + amount > self._total:
-            raise Problem(503, f"{self.used} {self._what} are held, the server takes no more now: try again", self._retry)
+            raise HTTPProblem(503, f"{self.used} {self._what} are held, the server takes no more now: try again", self._retry)
         self._held[client] += amount
         self.used += amount
 

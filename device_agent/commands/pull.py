@@ -41,12 +41,12 @@ def command(
     \b
       edge-qprompt pull flowers --server https://packs.example.org --trust fleet.pub --out flowers.qpk
     """
-    from device_agent.client import Limits
+    from device_agent.client import ClientLimits
     from device_agent.signer import describe
     from device_agent.updater import Updater
 
     try:
-        with Updater(server, trust, backbone, token, Limits(seconds=timeout)) as updater:
+        with Updater(server, trust, backbone, token, ClientLimits(seconds=timeout)) as updater:
             pulled = updater.pull(name, out, channel)
     except (ServerError, SignatureError, PackError, FingerprintError) as error:
         stays = f"{out} stays as it was" if out.exists() else "nothing was written"

@@ -48,7 +48,7 @@ def command(
       edge-qprompt push flowers.qpk ... --report flowers.json        what `adapt --json > flowers.json` printed
       edge-qprompt push flowers.qpk ... --channel beta               to try it on some devices first
     """
-    from device_agent.client import Client, Limits
+    from device_agent.client import Client, ClientLimits
     from device_agent.signer import Signer, describe, from_now, promote
     from edge_qprompt.pack import Pack
     from edge_qprompt.trust import Statement
@@ -58,7 +58,7 @@ def command(
     opened, learned = Pack.open(pack), _report(report)
     signer = Signer(key) if key and not no_promote else None
     facts: dict[str, Any] = {"task": task, "pack_id": opened.pack_id, "size": opened.size}
-    with Client(server, token, Limits(seconds=timeout)) as client:
+    with Client(server, token, ClientLimits(seconds=timeout)) as client:
         version, warnings = client.publish(task, opened.encode(), learned)
         facts["version"] = version
         for said in warnings:

@@ -52,12 +52,12 @@ def command(
       edge-qprompt rollback flowers --server https://packs.example.org --key fleet
       edge-qprompt rollback flowers --server https://packs.example.org --key fleet --to 3
     """
-    from device_agent.client import Client, Limits
+    from device_agent.client import Client, ClientLimits
     from device_agent.commands.push import lines
     from device_agent.signer import Signer, describe, from_now, promote
 
     signer = Signer(key)
-    with Client(server, token, Limits(seconds=timeout)) as client:
+    with Client(server, token, ClientLimits(seconds=timeout)) as client:
         version, pack_id = _before_current(client, name, channel) if to is None else _version(client, name, to)
         if (known := signer.signed(name, pack_id)) is None:
             raise SignatureError(

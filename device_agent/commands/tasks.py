@@ -20,9 +20,9 @@ def command(server: str, token: str | None, timeout: float, as_json: bool) -> No
     \b
       edge-qprompt tasks --server https://packs.example.org
     """
-    from device_agent.client import Client, Limits
+    from device_agent.client import Client, ClientLimits
 
-    with Client(server, token, Limits(seconds=timeout)) as client:
+    with Client(server, token, ClientLimits(seconds=timeout)) as client:
         result = {"server": client.name, "tasks": list(client.tasks())}
     terminal.emit(result, as_json, _lines)
 

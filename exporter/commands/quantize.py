@@ -17,7 +17,7 @@ from exporter.photos import DEMO, MAX_PHOTOS, find_photos
 
 if TYPE_CHECKING:
     from edge_qprompt.backbone import Manifest
-    from exporter.quantize import Precision
+    from exporter.quantize import QuantizedEncoders
 
 PRECISIONS = ("int8", "w4a8", "w4a4")
 
@@ -83,7 +83,7 @@ def command(
 
 def _quantize(
     name: str, out: Path, precisions: tuple[str, ...], photos: Path, *, text: bool, replace: bool
-) -> tuple[Manifest, dict[str, Precision]]:
+) -> tuple[Manifest, dict[str, QuantizedEncoders]]:
     """The heavy part: onnx is loaded here."""
     from edge_qprompt.backbone import Backbone
     from edge_qprompt.photos import to_pixels
@@ -129,7 +129,7 @@ def _silent(line: str) -> None:
     """Progress is for terminals."""
 
 
-def _summary(manifest: Manifest, done: dict[str, Precision], out: Path) -> list[str]:
+def _summary(manifest: Manifest, done: dict[str, QuantizedEncoders], out: Path) -> list[str]:
     from edge_qprompt.backbone import image_onnx
 
     lines = [f"{manifest.name} is in {out}, its image encoder as:"]

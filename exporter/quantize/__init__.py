@@ -1,15 +1,15 @@
 """Quantize: int8 and fewer bits for encoders that are exported already, each behind a gate.
 
-`Precision` is one of them, `add_precisions` writes them. May import `folder`, `gates`, `graphs`.
+`QuantizedEncoders` is one of them, `add_precisions` writes them. May import `folder`, `gates`, `graphs`.
 """
 
 from exporter.quantize.int8 import INT8
 from exporter.quantize.layer_report import layer_report
-from exporter.quantize.precisions import Precision, add_precisions, check_precisions, sample_of, tell
+from exporter.quantize.precisions import QuantizedEncoders, add_precisions, check_precisions, sample_of, tell
 
 __all__ = [
     "INT8",
-    "Precision",
+    "QuantizedEncoders",
     "add_precisions",
     "check_precisions",
     "layer_report",

@@ -71,8 +71,8 @@ class Static:
 
 
 @dataclass(frozen=True)
-class Precision:
-    """What became of one.
+class QuantizedEncoders:
+    """What became of a precision.
 
     Attributes:
         record: of its image encoder, written or not.
@@ -92,7 +92,7 @@ class Precision:
 
 def add_precisions(
     folder: Path, manifest: Manifest, precisions: Sequence[str], sample: Sample, names: Sequence[str], report: Report
-) -> tuple[Manifest, dict[str, Precision]]:
+) -> tuple[Manifest, dict[str, QuantizedEncoders]]:
     """Write encoders into a backbone folder.
 
     Args:
@@ -121,12 +121,12 @@ def add_precisions(
         quantization = Quantization(found.products, products)
         if found.written and (found.products or products):
             (folder / quantization_json(precision)).write_text(quantization.to_json())
-        done[precision] = Precision(found.record, found.written, found.in_float, found.nodes, cosine, quantization)
+        done[precision] = QuantizedEncoders(found.record, found.written, found.in_float, found.nodes, cosine, quantization)
     records = {name: each.record for name, each in done.items() if each.written}
     return _listed(folder, manifest, records), done
 
 
-def tell(name: str, precision: Precision, report: Report, warn: Report) -> None:
+def tell(name: str, precision: QuantizedEncoders, report: Report, warn: Report) -> None:
     """Say in a line what became of a precision."""
     float_part = f"; {precision.in_float} of {precision.nodes} layers left in float" if precision.in_float else ""
     figures = f"{gates.describe(precision.record)}{float_part}"

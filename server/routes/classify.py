@@ -17,7 +17,7 @@ from server.attendance import attended
 from server.body import MULTIPART, Body, body_of
 from server.catalogue import STABLE, Target
 from server.client import client_of
-from server.problem import Problem
+from server.problem import HTTPProblem
 from server.routes import answers
 from server.routes.names import CHARACTERS, LIMITS, NAME, NONE, ClassNames, StrictRoute, TaskNames, only
 from server.state import State, state_of
@@ -76,7 +76,7 @@ async def classify(
     """Label photos for some tasks, or for all of them. A photo is encoded once, whatever the number of tasks."""
     state = state_of(request)
     if not state.ready.is_set():
-        raise Problem(503, "the encoders are still being loaded: try again", state.settings.limits.retry_seconds)
+        raise HTTPProblem(503, "the encoders are still being loaded: try again", state.settings.limits.retry_seconds)
     added, top = _labels(state, labels), min(top, state.settings.limits.top)
     wanted = _wanted(state, task)
     await only_for(request, who, wanted or [])
@@ -124,9 +124,11 @@ async def _targets(state: State, asked: _Question) -> list[Target]:
     """Where the tasks' channel points."""
     targets = [target for target in await state.targets.find(asked.channel, asked.tasks) if asked.who.may(target.task)]
     if not targets:
-        raise Problem(404, f"there is no task with a channel {asked.channel} for this backbone: push a pack first")
+        raise HTTPProblem(404, f"there is no task with a channel {asked.channel} for this backbone: push a pack first")
     if len(asked.labels) * len(targets) > (most := state.settings.limits.added):
-        raise Problem(422, f"labels adds {len(asked.labels)} names to {len(targets)} tasks, more than {most}: name fewer tasks")
+        raise HTTPProblem(
+            422, f"labels adds {len(asked.labels)} names to {len(targets)} tasks, more than {most}: name fewer tasks"
+        )
     return targets
 
 
@@ -145,7 +147,7 @@ def _wanted(state: State, task: list[str]) -> list[str] | None:
         return None
     wanted = list(dict.fromkeys(task))
     if len(wanted) > (most := state.settings.limits.tasks):
-        raise Problem(422, f"the request names {len(wanted)} tasks, at most {most} are possible: send several requests")
+        raise HTTPProblem(422, f"the request names {len(wanted)} tasks, at most {most} are possible: send several requests")
     return wanted
 
 
@@ -154,17 +156,17 @@ def _labels(state: State, labels: list[str]) -> tuple[str, ...]:
     given = [label.strip() for part in labels for label in part.split(",")]
     names = tuple(dict.fromkeys(label for label in given if label))
     if len(names) > limits.labels:
-        raise Problem(422, f"labels names {len(names)} classes, at most {limits.labels} can be added: leave some out")
+        raise HTTPProblem(422, f"labels names {len(names)} classes, at most {limits.labels} can be added: leave some out")
     for name in names:
         if len(name) > limits.label_chars or not name.isprintable():
-            raise Problem(422, f"a class name in labels is not text of at most {limits.label_chars} characters: shorten it")
+            raise HTTPProblem(422, f"a class name in labels is not text of at most {limits.label_chars} characters: shorten it")
     return names
 
 
 async def _photos(body: Body, most: int) -> list[Photo]:
     if body.media_type != MULTIPART:
         if not (body.media_type.startswith("image/") or body.media_type in IMAGE_TYPES):
-            raise Problem(415, f"a photo is not {body.media_type}: send an image/... type or {MULTIPART}")
+            raise HTTPProblem(415, f"a photo is not {body.media_type}: send an image/... type or {MULTIPART}")
         photos = [Photo(await body.read(), None)]
     else:
         async with body.form(files=most, fields=most) as form:
@@ -172,7 +174,7 @@ async def _photos(body: Body, most: int) -> list[Photo]:
             parts = [part for part in form.getlist("image") if isinstance(part, UploadFile)]
             photos = [Photo(await part.read(), (part.filename or "")[:NAME_CHARS] or None) for part in parts]
         if not photos:
-            raise Problem(422, "the form has no file `image`: send at least one")
+            raise HTTPProblem(422, "the form has no file `image`: send at least one")
     if empty := next((photo for photo in photos if not photo.data), None):
         raise PhotoError(f"{empty.name or 'the photo'} is empty: send the bytes of an image file")
     return photos

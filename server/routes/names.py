@@ -12,7 +12,7 @@ from fastapi.params import Query as QueryInfo
 from fastapi.routing import APIRoute
 
 from edge_qprompt.trust import statement
-from server.problem import Problem
+from server.problem import HTTPProblem
 from server.settings import Limits
 
 NAME = f"^{statement.NAME.pattern}$"
@@ -60,7 +60,7 @@ class StrictRoute(APIRoute):
 
 
 def only(given: Iterable[str], known: Collection[str], what: str) -> None:
-    """Raise a Problem (422) that names the nearest of the known names, where a given one is none of them.
+    """Raise a HTTPProblem (422) that names the nearest of the known names, where a given one is none of them.
 
     Args:
         given: names of a request's parameters or fields.
@@ -70,7 +70,7 @@ def only(given: Iterable[str], known: Collection[str], what: str) -> None:
     for name in given:
         if name not in known:
             shown = name[:SHOWN_CHARS]
-            raise Problem(422, f"no {what} {shown!r} is taken here: {_instead(shown, known)}")
+            raise HTTPProblem(422, f"no {what} {shown!r} is taken here: {_instead(shown, known)}")
 
 
 def _instead(name: str, known: Collection[str]) -> str:

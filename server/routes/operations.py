@@ -9,7 +9,7 @@ from starlette.responses import JSONResponse
 
 from server import metrics
 from server.access import Publisher, Reader, described, for_all_tasks, only_for
-from server.problem import Problem
+from server.problem import HTTPProblem
 from server.routes import answers
 from server.routes.names import NAME, StrictRoute
 from server.state import state_of
@@ -29,9 +29,9 @@ async def readyz(request: Request) -> Response:
     """Send requests here: encoders are loaded, the database reads and writes, and photos can be decoded."""
     state = state_of(request)
     if not state.ready.is_set():
-        raise Problem(503, "the encoders are not loaded", state.settings.limits.retry_seconds)
+        raise HTTPProblem(503, "the encoders are not loaded", state.settings.limits.retry_seconds)
     if (reason := await state.health.ill()) is not None:
-        raise Problem(503, reason, state.settings.limits.retry_seconds)
+        raise HTTPProblem(503, reason, state.settings.limits.retry_seconds)
     return JSONResponse({"status": "ready"})
 
 

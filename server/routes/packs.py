@@ -6,7 +6,7 @@ from fastapi import APIRouter, Request, Response
 
 from server.access import described, needs
 from server.patterns import covers
-from server.problem import Problem
+from server.problem import HTTPProblem
 from server.routes import answers
 from server.routes.names import PackId, StrictRoute
 from server.state import state_of
@@ -31,7 +31,7 @@ async def pack(request: Request, pack_id: PackId) -> Response:
     who = await let_in(request)  # as a dependency it would cost more than everything else here
     state = state_of(request)
     if who.tasks and not await state.database.run(covers, who.tasks, pack_id, state.database):
-        raise Problem(404, f"there is no pack {pack_id} in the tasks {', '.join(who.tasks)}, which this token is for")
+        raise HTTPProblem(404, f"there is no pack {pack_id} in the tasks {', '.join(who.tasks)}, which this token is for")
     data = await state.residents.pack(pack_id)
     headers = {"ETag": f'"{pack_id}"', "Cache-Control": FOR_EVER if state.settings.anonymous_read else FOR_ONE}
     if headers["ETag"] in request.headers.get("if-none-match", ""):

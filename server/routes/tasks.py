@@ -19,7 +19,7 @@ from server.access import Promoter, Publisher, Reader, described
 from server.attendance import attended
 from server.body import MULTIPART, Body, body_of
 from server.client import client_of
-from server.problem import Problem
+from server.problem import HTTPProblem
 from server.residents import Key
 from server.routes import answers
 from server.routes.names import ChannelName, StrictRoute, TaskName, only
@@ -131,26 +131,26 @@ async def _upload(body: Body, report_bytes: int) -> tuple[bytes, dict[str, Any] 
     """Bytes of the pack, and the report if there is one."""
     if body.media_type != MULTIPART:
         if body.media_type not in PACK_TYPES:
-            raise Problem(415, f"a pack is not {body.media_type}: send application/octet-stream or {MULTIPART}")
+            raise HTTPProblem(415, f"a pack is not {body.media_type}: send application/octet-stream or {MULTIPART}")
         return await body.read(), None
     async with body.form(files=1, fields=1) as form:
         only(form, FIELDS, "file or field")
         pack, text = form.get("pack"), form.get("report")
         if not isinstance(pack, UploadFile) or isinstance(text, UploadFile):
-            raise Problem(422, "the form must have a file `pack`, and may have a text `report`")
+            raise HTTPProblem(422, "the form must have a file `pack`, and may have a text `report`")
         return await pack.read(MAX_BYTES + 1), None if text is None else _report(text, report_bytes)
 
 
 def _report(text: str, most: int) -> dict[str, Any]:
     if len(text) > most:
-        raise Problem(413, f"the report is larger than {most} bytes, the limit: leave the pictures out")
+        raise HTTPProblem(413, f"the report is larger than {most} bytes, the limit: leave the pictures out")
     try:
         report = json.loads(text)
         json.dumps(report, ensure_ascii=False, allow_nan=False).encode()  # neither NaN nor half a character can be answered
     except (ValueError, RecursionError) as error:
-        raise Problem(422, "the report is not JSON: send what `adapt --json` printed") from error
+        raise HTTPProblem(422, "the report is not JSON: send what `adapt --json` printed") from error
     if not isinstance(report, dict) or not _is_flat(report, REPORT_LEVELS) or "\\u0000" in text:  # PostgreSQL takes no NUL
-        raise Problem(422, "the report is not a JSON object that can be kept: send what `adapt --json` printed")
+        raise HTTPProblem(422, "the report is not a JSON object that can be kept: send what `adapt --json` printed")
     return report
 
 
@@ -164,7 +164,9 @@ def _gate(state: State, report: dict[str, Any] | None) -> None:
     gate, accuracy = state.settings.gate, accuracy_of(report)
     if gate is not None and (accuracy is None or accuracy < gate):
         said = "none" if accuracy is None else f"{accuracy:.3f}"
-        raise Problem(422, f"this server takes packs of held-out accuracy {gate:.3f} or more, the report says {said}: learn more")
+        raise HTTPProblem(
+            422, f"this server takes packs of held-out accuracy {gate:.3f} or more, the report says {said}: learn more"
+        )
 
 
 def _whole(number: Any) -> Any:
@@ -204,7 +206,7 @@ async def promote(request: Request, who: Promoter, task: TaskName, channel: Chan
         given = promotion.envelope
         envelope = None if given is None else Envelope.decode(json.dumps(given).encode())
     except SignatureError as error:
-        raise Problem(422, f"the envelope cannot be read ({error}): use this version's edge-qprompt push") from error
+        raise HTTPProblem(422, f"the envelope cannot be read ({error}): use this version's edge-qprompt push") from error
     state = state_of(request)
     done = await state.database.run(state.catalogue.promote, task, channel, promotion.version, envelope, who.name)
     facts = {"task": done.task, "channel": done.channel, "version": done.version}
@@ -215,7 +217,7 @@ def _promotion(data: bytes) -> Promotion:
     try:
         return Promotion.model_validate_json(data)
     except ValueError as error:
-        raise Problem(422, 'the body must be JSON like {"version": 2, "envelope": null}') from error
+        raise HTTPProblem(422, 'the body must be JSON like {"version": 2, "envelope": null}') from error
 
 
 @router.get(

@@ -19,7 +19,7 @@ from edge_qprompt.errors import CostError, PhotoError
 from edge_qprompt.photos.decoder import Job
 from edge_qprompt.photos.photo import COMMON, centre_view, decode_photo
 from server.decoders import QUICK_SECONDS, DecoderPool
-from server.problem import Problem
+from server.problem import HTTPProblem
 
 PHOTO = (DEMO / "test" / "bag" / "3.png").read_bytes()
 SETTINGS = Preprocess(32, 32, "shortest", "bicubic", (0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
@@ -98,7 +98,7 @@ def test_the_next_photo_does_not_wait_for_slow_ones() -> None:
             await decoders.views("you", PHOTO, JOB)
             assert time.monotonic() - began < 8 * QUICK_SECONDS  # seconds of this processor for each slow one, otherwise
             for each in asyncio.as_completed(slow):
-                with pytest.raises((Problem, CostError)):
+                with pytest.raises((HTTPProblem, CostError)):
                     await each
             assert set(abandoned) <= {"evicted", "cpu"}
             assert "evicted" in abandoned
@@ -111,7 +111,7 @@ def test_who_is_ended_for_others_is_told_to_come_again() -> None:
         async with pool(places=1) as (decoders, _):
             first = asyncio.create_task(decoders.views("me", SLOW, JOB))
             rest = [asyncio.create_task(decoders.views("me", SLOW, JOB)) for _ in range(2)]
-            with pytest.raises(Problem, match="others are waiting") as caught:
+            with pytest.raises(HTTPProblem, match="others are waiting") as caught:
                 await first
             assert (caught.value.status_code, caught.value.headers) == (503, {"Retry-After": "1"})
             for each in rest:
@@ -144,7 +144,7 @@ def test_the_deadline_counts_from_the_question() -> None:
             first, second = await waiting
             assert isinstance(first, CostError)
             assert "longer than 0.3 s" in str(first)
-            assert isinstance(second, Problem)
+            assert isinstance(second, HTTPProblem)
             assert second.status_code == 503
             assert sorted(abandoned) == ["deadline", "waited"]
 

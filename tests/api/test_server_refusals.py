@@ -175,7 +175,6 @@ def test_limits(tmp_path: Path, packs: list[Pack]) -> None:
 
 
 def test_room_is_kept_for_others_and_given_back(tmp_path: Path, packs: list[Pack]) -> None:
-    from server.problem import Problem
 
     for api in start(tmp_path, limits=Limits(pending_images=3, client_images=2)):
         encoder = api.client.app.state.server.encoder

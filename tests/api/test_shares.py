@@ -11,7 +11,7 @@ from fastapi import Request
 
 from edge_qprompt.backbone.fair_lock import FairLock
 from server.client import client_of, network
-from server.problem import Problem
+from server.problem import HTTPProblem
 from server.shares import Shares
 from server.tokens import Holder
 from server.turns import Turns
@@ -22,10 +22,10 @@ NOBODY = Holder("anonymous", frozenset())
 def test_a_share_is_bounded_for_each_and_for_all() -> None:
     shares = Shares("photos", total=5, each=3, retry_seconds=2)
     shares.take("a", 3)
-    with pytest.raises(Problem) as mine:
+    with pytest.raises(HTTPProblem) as mine:
         shares.take("a", 1)
     shares.take("b", 2)
-    with pytest.raises(Problem) as everyone:
+    with pytest.raises(HTTPProblem) as everyone:
         shares.take("c", 1)
     assert (mine.value.status_code, everyone.value.status_code) == (429, 503)
     assert mine.value.headers["Retry-After"] == everyone.value.headers["Retry-After"] == "2"

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from edge_qprompt.backbone.backbone import Backbone
 from edge_qprompt.errors import BackboneError
-from edge_qprompt.learn.towers.block import LowRank
+from edge_qprompt.learn.towers.block import LowRankQKV
 from edge_qprompt.learn.towers.towers import Towers
 from exporter.commands.export import command
 
@@ -96,7 +96,7 @@ def test_low_rank_additions(case: Case) -> None:
         ),
     ):
         compare(
-            lambda down, up, ours=ours: ours([LowRank(*pair) for pair in zip(down, up, strict=True)]),
+            lambda down, up, ours=ours: ours([LowRankQKV(*pair) for pair in zip(down, up, strict=True)]),
             lambda down, up, theirs=theirs: theirs(low_rank(down, up)),
             draw(1, layers, 3, 2, WIDTH, scale=0.2),
             draw(2, layers, 3, WIDTH, 2, scale=0.2),
@@ -114,7 +114,7 @@ def test_a_prompt_shared_by_all_classes_is_that_class_alone(case: Case) -> None:
 def test_dropout_drops_its_share_of_the_input_for_q_k_and_v_apart() -> None:
     eye, share = torch.eye(50).expand(3, 50, 50), 0.25
     draws = torch.Generator().manual_seed(0)
-    out = LowRank(eye, eye, share, draws)(torch.ones(400, 50), range(3)).view(400, 3, 50)
+    out = LowRankQKV(eye, eye, share, draws)(torch.ones(400, 50), range(3)).view(400, 3, 50)
     assert out.unique().tolist() == pytest.approx([0, 1 / 0.75])
     assert (out == 0).float().mean().item() == pytest.approx(share, abs=0.01)
     both = ((out[:, 0] == 0) & (out[:, 1] == 0)).float().mean().item()

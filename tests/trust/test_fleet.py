@@ -26,7 +26,7 @@ from fleet import (
     fails,
 )
 
-from device_agent.client import Client, Limits
+from device_agent.client import Client, ClientLimits
 from device_agent.signer import Signer, promote
 from edge_qprompt import Pack
 from edge_qprompt.errors import ServerError
@@ -178,7 +178,7 @@ def test_the_transport_is_a_seam_and_a_path_of_the_server_is_kept() -> None:
 
 def test_limits_are_those_that_are_given(fleet: Fleet, publisher: Publisher, first: Pack) -> None:
     assert publisher.push(first).code == 0
-    with Client(fleet.url, limits=Limits(envelope_bytes=100)) as client, pytest.raises(ServerError, match="100 bytes"):
+    with Client(fleet.url, limits=ClientLimits(envelope_bytes=100)) as client, pytest.raises(ServerError, match="100 bytes"):
         client.envelope("flowers", "stable")
 
 

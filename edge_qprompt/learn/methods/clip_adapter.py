@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from edge_qprompt.learn.later import F
 from edge_qprompt.learn.method import Method, Result
-from edge_qprompt.learn.methods.net import Net
+from edge_qprompt.learn.methods.net import LearnedNet
 from edge_qprompt.learn.settings import MethodSettings, Schedule
 from edge_qprompt.pack import PackTensor, Role, templates_section
 
@@ -53,7 +53,7 @@ class ClipAdapter(Method):
     def __init__(self, problem: Problem, settings: MethodSettings) -> None:
         super().__init__(problem, settings)
         dims = problem.features.shape[-1]
-        self._net = Net.start(dims, self.options.adapter_width or dims, dims, settings.seed)
+        self._net = LearnedNet.start(dims, self.options.adapter_width or dims, dims, settings.seed)
         self.parameters = {"adapter_in": self._net.inner, "adapter_out": self._net.outer}
 
     def loss(self, features: Tensor, labels: Tensor) -> Tensor:
@@ -66,12 +66,12 @@ class ClipAdapter(Method):
         return tensors, (templates_section(self.settings.templates),)
 
 
-def moved(net: Net, features: Tensor) -> Tensor:
+def moved(net: LearnedNet, features: Tensor) -> Tensor:
     """Features (B, D) mixed with what the net makes of them, unit length again."""
     return F.normalize(features + WEIGHT * net(features), dim=-1)
 
 
-def stored(net: Net) -> dict[Role, NDArray[np.float32]]:
+def stored(net: LearnedNet) -> dict[Role, NDArray[np.float32]]:
     """The net's weights as a pack has them, the mixing ratio folded in."""
     inner, outer = net.inner.detach(), WEIGHT * net.outer.detach()
     return {Role.ADAPTER_IN: inner.numpy(), Role.ADAPTER_OUT: outer.numpy()}

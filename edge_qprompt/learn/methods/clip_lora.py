@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from edge_qprompt.learn.problem import Problem
-    from edge_qprompt.learn.towers.block import LowRank
+    from edge_qprompt.learn.towers.block import LowRankQKV
 
 ALPHA = 1.0
 BATCH = 32
@@ -96,12 +96,12 @@ class CLIPLoRA(Method):
         """The inverse of `state`."""
         self._draws.set_state(state["draws"])
 
-    def _additions(self, side: str) -> list[LowRank]:
+    def _additions(self, side: str) -> list[LowRankQKV]:
         """One a layer."""
-        from edge_qprompt.learn.towers.block import LowRank
+        from edge_qprompt.learn.towers.block import LowRankQKV
 
         down, up = self.parameters[f"{side} in"], self._scale * self.parameters[f"{side} out"]
-        return [LowRank(*pair, self.options.lora_dropout, self._draws) for pair in zip(down, up, strict=True)]
+        return [LowRankQKV(*pair, self.options.lora_dropout, self._draws) for pair in zip(down, up, strict=True)]
 
 
 def _schedule(labels: np.ndarray[tuple[int, ...], np.dtype[np.int64]]) -> Schedule:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from edge_qprompt.learn.later import F, torch
 from edge_qprompt.learn.method import Result
 from edge_qprompt.learn.methods.coop import CoOp
-from edge_qprompt.learn.methods.net import Net
+from edge_qprompt.learn.methods.net import LearnedNet
 from edge_qprompt.learn.settings import MethodSettings, sgd
 from edge_qprompt.pack import PackTensor, Role
 
@@ -31,7 +31,7 @@ class CoCoOp(CoOp):
     def __init__(self, problem: Problem, settings: MethodSettings) -> None:
         super().__init__(problem, settings)
         dims, width = problem.features.shape[-1], problem.start.shape[1]
-        self._net = Net.start(dims, max(1, dims // BOTTLENECK), width, settings.seed)
+        self._net = LearnedNet.start(dims, max(1, dims // BOTTLENECK), width, settings.seed)
         self.parameters |= {"meta_in": self._net.inner, "meta_out": self._net.outer}
 
     def loss(self, features: Tensor, labels: Tensor) -> Tensor:

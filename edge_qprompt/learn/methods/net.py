@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Net:
+class LearnedNet:
     """A net of two layers with a gradient, x -> OUT [relu(IN [x; 1]); 1], biases in the last columns.
 
     Attributes:
@@ -27,7 +27,7 @@ class Net:
     outer: Tensor
 
     @classmethod
-    def start(cls, inputs: int, hidden: int, outputs: int, seed: int) -> Net:
+    def start(cls, inputs: int, hidden: int, outputs: int, seed: int) -> LearnedNet:
         """Random weights as torch.nn.Linear has them: uniform within one over the root of the number of inputs."""
         draws = torch.Generator().manual_seed(seed)
 

@@ -22,7 +22,7 @@ from edge_qprompt.learn.later import F
 from edge_qprompt.learn.method import Result, Takes
 from edge_qprompt.learn.methods.clip_adapter import moved, stored
 from edge_qprompt.learn.methods.coop import CoOp
-from edge_qprompt.learn.methods.net import Net
+from edge_qprompt.learn.methods.net import LearnedNet
 from edge_qprompt.learn.methods.qcoop import QCoOp
 from edge_qprompt.learn.methods.upon import Upon
 from edge_qprompt.learn.settings import MethodSettings, Schedule
@@ -76,7 +76,7 @@ class P4Q(Upon):
         super().__init__(problem, settings)
         dims = problem.features.shape[-1]
         self._teacher = problem.taught
-        self._net = Net.start(dims, dims // NARROWER, dims, settings.seed) if self.adapts else None
+        self._net = LearnedNet.start(dims, dims // NARROWER, dims, settings.seed) if self.adapts else None
         if self._net:
             self.parameters |= {"adapter_in": self._net.inner, "adapter_out": self._net.outer}
 

@@ -91,7 +91,7 @@ class LayerNorm:
 
 
 @dataclass(frozen=True)
-class LowRank:
+class LowRankQKV:
     """What LoRA (arXiv 2106.09685) adds to the q, k and v of one layer.
 
     Attributes:
@@ -135,7 +135,7 @@ class Block:
         low = {name: getattr(self, name).in_bfloat16() for name in ("qkv", "out", "fc", "proj")}
         return replace(self, **low)
 
-    def project(self, h: Tensor, low: LowRank | None = None, parts: range = QKV) -> Tensor:
+    def project(self, h: Tensor, low: LowRankQKV | None = None, parts: range = QKV) -> Tensor:
         """Those of q, k and v that `parts` says, side by side, of the first norm's output: (..., W) -> (..., len(parts) W)."""
         width = h.shape[-1]
         out = self.qkv.rows(parts.start * width, parts.stop * width)(h)

@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from edge_qprompt.backbone import Product, VisionConfig, Weights
-from edge_qprompt.learn.towers.block import Block, LowRank, Reader
+from edge_qprompt.learn.towers.block import Block, LowRankQKV, Reader
 
 
 class VisionTower:
@@ -43,7 +43,7 @@ class VisionTower:
         self.ln_post = reader.layer_norm("ln_post")
         self.projection = reader.tensor("proj")  # (U, D)
 
-    def __call__(self, pixels: Tensor, prompts: Sequence[Tensor] = (), low: Sequence[LowRank | None] = ()) -> Tensor:
+    def __call__(self, pixels: Tensor, prompts: Sequence[Tensor] = (), low: Sequence[LowRankQKV | None] = ()) -> Tensor:
         """Image features.
 
         Args:
@@ -70,12 +70,12 @@ class VisionTower:
         first = self.class_token.expand(len(pixels), 1, -1)  # (B, 1, U)
         return torch.cat([first, patches + self.positions[1:]], dim=1)
 
-    def _layer(self, block: Block, low: LowRank | None, x: Tensor) -> Tensor:
+    def _layer(self, block: Block, low: LowRankQKV | None, x: Tensor) -> Tensor:
         q, k, v = self._split(block.project(block.ln_1(x), low), 3)  # (B, H, T, d)
         mixed = block.attend(q, k, v).transpose(1, 2).flatten(2)  # (B, T, U)
         return block.mlp(x + block.out(mixed))
 
-    def _last_layer(self, block: Block, low: LowRank | None, x: Tensor) -> Tensor:
+    def _last_layer(self, block: Block, low: LowRankQKV | None, x: Tensor) -> Tensor:
         """The block's output at the class token only, (B, U)."""
         h = block.ln_1(x)
         (q,) = self._split(block.project(h[:, :1], low, range(1)), 1)  # (B, H, 1, d)

@@ -30,7 +30,7 @@ from torch import Tensor
 
 from edge_qprompt.backbone import Product, TextConfig, Weights
 from edge_qprompt.learn.threads import one_thread_each
-from edge_qprompt.learn.towers.block import Block, LowRank, Reader
+from edge_qprompt.learn.towers.block import Block, LowRankQKV, Reader
 
 KEPT = (
     16  # floats of the width that a layer keeps of a token for the gradient: 10 with GELU, 14 with QuickGELU, and a passing few
@@ -140,7 +140,7 @@ class TextTower:
         return Suffixes(vectors, _mask(torch.from_numpy(owner)), torch.from_numpy(eot), torch.from_numpy(classes))
 
     def __call__(
-        self, ctx: Tensor, suffixes: Suffixes, deep: Sequence[Tensor] = (), low: Sequence[LowRank | None] = ()
+        self, ctx: Tensor, suffixes: Suffixes, deep: Sequence[Tensor] = (), low: Sequence[LowRankQKV | None] = ()
     ) -> Tensor:
         """Class features.
 
@@ -163,12 +163,12 @@ class TextTower:
         features = self.ln_final(pooled.flatten(0, 1)[suffixes.classes]) @ self.projection  # (C, D)
         return F.normalize(features, dim=-1)
 
-    def _layer(self, block: Block, low: LowRank | None, x: Tensor, mask: Tensor) -> Tensor:
+    def _layer(self, block: Block, low: LowRankQKV | None, x: Tensor, mask: Tensor) -> Tensor:
         q, k, v = self._split(block.project(block.ln_1(x), low), 3)  # (B, H, T, d)
         mixed = block.attend(q, k, v, mask).transpose(1, 2).flatten(2)  # (B, T, W)
         return block.mlp(x + block.out(mixed))
 
-    def _last_layer(self, block: Block, low: LowRank | None, x: Tensor, suffixes: Suffixes) -> Tensor:
+    def _last_layer(self, block: Block, low: LowRankQKV | None, x: Tensor, suffixes: Suffixes) -> Tensor:
         """The block's output at EOT only, (B, E, W)."""
         rows = torch.arange(len(x))[:, None]  # (B, 1)
         h = block.ln_1(x)
