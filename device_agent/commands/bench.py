@@ -69,9 +69,9 @@ def command(protocol: str, data: tuple[Path, ...], out: Path, jobs: int, as_json
     Finished cells are kept in OUT/PROTOCOL.jsonl and not run again, so after Ctrl-C the same command goes on. The table is
     OUT/PROTOCOL.md and .csv, the picture OUT/PROTOCOL.png.
     """
-    for module, extra in (("torch", "adapt"), ("matplotlib", "bench")):
+    for module in ("torch", "matplotlib"):
         if importlib.util.find_spec(module) is None:
-            raise MissingExtraError(module, extra)
+            raise MissingExtraError(module)
     from edge_qprompt.bench import Lines, report
     from edge_qprompt.files import write_whole
 

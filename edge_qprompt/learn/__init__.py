@@ -74,4 +74,4 @@ def __getattr__(name: str) -> Any:
     try:
         return getattr(importlib.import_module(f"{__name__}.{WITH_TORCH[name]}"), name)
     except ModuleNotFoundError as error:
-        raise MissingExtraError("torch", "adapt") from error
+        raise MissingExtraError("torch") from error

@@ -203,7 +203,7 @@ def _adapt(
 def _check(backbone: Backbone, data: Dataset, settings: AdaptSettings) -> int:
     """Everything that can fail before minutes of encoding; the number of learned tokens. Raises as `adapt`."""
     if importlib.util.find_spec("torch") is None:
-        raise MissingExtraError("torch", "adapt")
+        raise MissingExtraError("torch")
     if settings.method not in METHODS:
         raise PromptError(f"unknown method {settings.method!r}, there are {', '.join(METHODS)}")
     if backbone.precision.upper() not in Precision.__members__:

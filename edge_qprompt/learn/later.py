@@ -20,7 +20,7 @@ else:
             try:
                 return getattr(importlib.import_module(self._name), attribute)
             except ModuleNotFoundError as error:
-                raise MissingExtraError("torch", "adapt") from error
+                raise MissingExtraError("torch") from error
 
     torch, F = _Later("torch"), _Later("torch.nn.functional")
 

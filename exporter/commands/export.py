@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from edge_qprompt.errors import ExportError, MissingExtraError
+from edge_qprompt.errors import ExportError, MissingExtraError, extra_of
 from edge_qprompt.files import backbones_folder
 from exporter.photos import DEMO, MAX_PHOTOS, find_photos
 from exporter.request import LICENCE_UNKNOWN, Request
@@ -20,15 +20,6 @@ from exporter.request import LICENCE_UNKNOWN, Request
 if TYPE_CHECKING:
     from edge_qprompt.backbone import Manifest
 
-EXTRA = "export"
-PACKAGES = {
-    "torch": "torch",
-    "onnx": "onnx",
-    "onnxscript": "onnxscript",
-    "timm": "timm",
-    "open_clip": "open_clip_torch",
-    "tokenizers": "tokenizers",
-}
 MEGABYTE = 1_000_000
 
 HELP = """Turn a CLIP model of open_clip into a backbone: a folder that runs without torch.
@@ -131,9 +122,9 @@ def _export(request: Request, target: Path, photos: Path, *, int8: bool, replace
         source = load(request)
         manifest = export(source, target, chosen.paths, chosen.names, int8=int8, replace=replace, report=report, warn=warn)
     except ModuleNotFoundError as error:
-        if (missing := str(error.name).split(".")[0]) not in PACKAGES:
+        if error.name is None or extra_of(error.name) is None:
             raise
-        raise MissingExtraError(PACKAGES[missing], EXTRA) from error
+        raise MissingExtraError(error.name) from error
     if "int8" in manifest.precisions and photos == DEMO:
         warn("int8 was calibrated and measured on the demo's grey pictures of clothing: give --photos like those it will see")
     return manifest

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING
 
 import click
 
-from edge_qprompt.errors import EdgeQPromptError, ExportError, MissingExtraError
-from exporter.commands.export import EXTRA, MEGABYTE, PACKAGES
+from edge_qprompt.errors import EdgeQPromptError, ExportError, MissingExtraError, extra_of
+from exporter.commands.export import MEGABYTE
 from exporter.photos import DEMO, MAX_PHOTOS, find_photos
 
 if TYPE_CHECKING:
@@ -102,9 +102,9 @@ def _quantize(
         from exporter.gates import readable
         from exporter.quantize import add_precisions, check_precisions, sample_of, tell
     except ModuleNotFoundError as error:
-        if (missing := str(error.name).split(".")[0]) not in PACKAGES:
+        if error.name is None or extra_of(error.name) is None:
             raise
-        raise MissingExtraError(PACKAGES[missing], EXTRA) from error
+        raise MissingExtraError(error.name) from error
     wanted = precisions or tuple(each for each in PRECISIONS if each not in source.manifest.precisions)
     check_precisions(wanted, source.manifest)
     warn = partial(click.echo, err=True)

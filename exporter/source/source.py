@@ -127,7 +127,7 @@ def import_open_clip() -> Any:
         MissingExtraError: it is not installed.
     """
     if importlib.util.find_spec("open_clip") is None:
-        raise MissingExtraError("open_clip_torch", "export")
+        raise MissingExtraError("open_clip")
     define_missing_schemas()
     import open_clip  # here, since it imports torchvision
 

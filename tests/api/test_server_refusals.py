@@ -15,6 +15,7 @@ from packs import quantized
 
 from edge_qprompt.pack.pack import Pack
 from server.database import Database
+from server.problem import HTTPProblem
 from server.settings import Limits
 from server.tokens import Scope, Tokens
 
@@ -175,13 +176,12 @@ def test_limits(tmp_path: Path, packs: list[Pack]) -> None:
 
 
 def test_room_is_kept_for_others_and_given_back(tmp_path: Path, packs: list[Pack]) -> None:
-
     for api in start(tmp_path, limits=Limits(pending_images=3, client_images=2)):
         encoder = api.client.app.state.server.encoder
         with encoder.places("me", 2):
-            with pytest.raises(Problem) as mine, encoder.places("me", 1):
+            with pytest.raises(HTTPProblem) as mine, encoder.places("me", 1):
                 pass
-            with pytest.raises(Problem) as everyone, encoder.places("you", 2):
+            with pytest.raises(HTTPProblem) as everyone, encoder.places("you", 2):
                 pass
         assert (mine.value.status_code, everyone.value.status_code) == (429, 503)
         assert mine.value.headers["Retry-After"] == everyone.value.headers["Retry-After"] == "1"

