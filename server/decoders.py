@@ -15,12 +15,12 @@ from collections import Counter
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import partial
+from typing import cast
 
 from PIL import Image
 
 from edge_qprompt.errors import CostError
-from edge_qprompt.photos import Bytes, Decoder, Job
+from edge_qprompt.photos import PIXELS, REFUSED, SAYING, SIZE, Bytes, Decoder, Job, request
 from server.problem import HTTPProblem
 from server.turns import Turns
 
@@ -33,6 +33,105 @@ REASONS = ("memory", "cpu", "crash", "ended", "waited", "deadline", "evicted", "
 AGAIN_SECONDS = 1
 
 Abandoned = Callable[[str], None]
+Said = tuple[bytes, bytearray]  # kind, and what followed
+
+
+class _Link(asyncio.BufferedProtocol):
+    """What is said by a decoder's process, one answer at a time, read into place by the event loop: no thread waits for it."""
+
+    def __init__(self) -> None:
+        self._transport: asyncio.Transport | None = None
+        self._head = bytearray(SAYING.size)
+        self._at, self._kind = 0, b""
+        self._more: bytearray | None = None  # what follows a head, of which there is as much as `_at` says
+        self._most = 0
+        self._sized: Callable[[int], None] = lambda _: None
+        self._answer: asyncio.Future[Said] | None = None
+
+    @property
+    def is_open(self) -> bool:
+        """Whether the process is there."""
+        return self._transport is not None
+
+    def ask(self, job: Job, data: bytes, sized: Callable[[int], None]) -> asyncio.Future[Said]:
+        """What the process says to a photo: kind and more, both empty where it has died."""
+        answer = self._answer = asyncio.get_running_loop().create_future()
+        self._most, self._sized = job.most_bytes, sized
+        if self._transport is None:
+            answer.set_result((b"", bytearray()))
+        else:
+            for piece in request(job, data):
+                self._transport.write(piece)
+        return answer
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """It has begun."""
+        self._transport = cast(asyncio.Transport, transport)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """It has died."""
+        self._transport = None
+        self._say(b"", bytearray())
+
+    def get_buffer(self, sizehint: int) -> memoryview:
+        """Where the next bytes go: the rest of a head, or of what follows it."""
+        return memoryview(self._head if self._more is None else self._more)[self._at :]
+
+    def buffer_updated(self, nbytes: int) -> None:
+        """Some bytes more."""
+        self._at += nbytes
+        if self._more is None and self._at == len(self._head):
+            self._kind, count = SAYING.unpack(self._head)
+            self._at = 0
+            if self._kind == SIZE:
+                self._sized(count)
+                return
+            self._more = bytearray(min(count, self._most))
+        if self._more is not None and self._at == len(self._more):
+            self._say(self._kind, self._more)
+
+    def _say(self, kind: bytes, more: bytearray) -> None:
+        self._at, self._more = 0, None
+        if self._answer is not None and not self._answer.done():
+            self._answer.set_result((kind, more))
+
+
+class _Worker:
+    """A decoder's process, spoken with in an event loop.
+
+    Args:
+        threads: for what blocks: its start, and looking why it died.
+    """
+
+    def __init__(self, threads: ThreadPoolExecutor) -> None:
+        self.decoder = Decoder()
+        self._threads = threads
+        self._link: _Link | None = None
+
+    async def start(self) -> None:
+        """Start the process, if none runs.
+
+        Raises:
+            CostError, DataError: as of `Decoder.start`.
+        """
+        if self._link is not None and self._link.is_open and self.decoder.is_ready:
+            return
+        loop = asyncio.get_running_loop()
+        await loop.run_in_executor(self._threads, self.decoder.start)
+        link = self._link = _Link()
+        await loop.create_unix_connection(lambda: link, sock=self.decoder.take_link())
+
+    async def views(self, data: bytes, job: Job, sized: Callable[[int], None]) -> Bytes:
+        """As of `Decoder.views`, of a process that has been started."""
+        assert self._link
+        kind, more = await self._link.ask(job, data, sized)
+        if kind in (PIXELS, REFUSED):
+            return self.decoder.judged(job, kind, more)
+        return await asyncio.get_running_loop().run_in_executor(self._threads, self.decoder.judged, job, kind, more)
+
+    def close(self) -> None:
+        """End the process; blocks."""
+        self.decoder.close()
 
 
 @dataclass(eq=False)
@@ -49,7 +148,7 @@ class _Run:
     """
 
     client: str
-    decoder: Decoder
+    worker: _Worker
     began: tuple[float, float | None] | None = None
     pixels: int = 0
     slow: bool = False
@@ -62,14 +161,14 @@ class _Run:
         allowed = QUICK_SECONDS + QUICK_SECONDS_A_MEGAPIXEL * self.pixels / 1e6
         if self.began is None or time.monotonic() - self.began[0] < allowed:
             return False
-        before, now = self.began[1], self.decoder.cpu_seconds
+        before, now = self.began[1], self.worker.decoder.cpu_seconds
         return before is None or now is None or now - before > allowed / 2
 
-    def decode(self, data: bytes, job: Job) -> Bytes:
-        """In a thread."""
-        self.decoder.start()
-        self.began = time.monotonic(), self.decoder.cpu_seconds
-        return self.decoder.views(data, job, self._sized)
+    async def decode(self, data: bytes, job: Job) -> Bytes:
+        """Its views."""
+        await self.worker.start()
+        self.began = time.monotonic(), self.worker.decoder.cpu_seconds
+        return await self.worker.views(data, job, self._sized)
 
     def _sized(self, pixels: int) -> None:
         self.pixels = pixels
@@ -77,7 +176,7 @@ class _Run:
     def end(self) -> None:
         """Kill its decoder."""
         self.ended = True
-        self.decoder.kill()
+        self.worker.decoder.kill()
 
 
 class DecoderPool:
@@ -94,21 +193,21 @@ class DecoderPool:
         self._seconds, self._abandoned = seconds, abandoned
         self._turns = Turns(places)
         self._runs: dict[_Run, None] = {}  # a set in order
-        self._idle = [Decoder() for _ in range(places)]
-        self._starting = 0
         self._spares = 0  # one, from the first photo on that takes long: the next one shall find a decoder ready
+        self._begun: dict[asyncio.Task[None], _Worker] = {}  # those that start
         self._closed = False
         self._threads = ThreadPoolExecutor(3 * places + 1, "decode")
+        self._idle = [_Worker(self._threads) for _ in range(places)]
 
     @property
     def processes(self) -> list[int]:
         """Ids of those that run now."""
-        decoders = [*self._idle, *(run.decoder for run in self._runs)]
-        return [decoder.pid for decoder in decoders if decoder.pid is not None]
+        workers = [*self._idle, *(run.worker for run in self._runs)]
+        return [worker.decoder.pid for worker in workers if worker.decoder.pid is not None]
 
-    def start(self) -> None:
-        """Start one for each place, all at once; blocks."""
-        list(self._threads.map(Decoder.start, self._idle))
+    async def start(self) -> None:
+        """Start one for each place, all at once."""
+        await asyncio.gather(*(worker.start() for worker in self._idle))
 
     async def check(self, job: Job) -> None:
         """Decode something.
@@ -150,15 +249,15 @@ class DecoderPool:
         for run in self._runs:
             run.end()
         self._threads.shutdown()
-        for decoder in self._idle:
-            decoder.close()
+        for worker in (*self._idle, *self._begun.values(), *(run.worker for run in self._runs)):
+            worker.close()
 
     async def _decode(self, client: str, data: bytes, job: Job) -> Bytes:
         """Decode in a place that is held already."""
         loop = asyncio.get_running_loop()
-        run = _Run(client, self._idle.pop() if self._idle else Decoder())
+        run = _Run(client, self._idle.pop() if self._idle else _Worker(self._threads))
         self._runs[run] = None
-        work = loop.run_in_executor(self._threads, run.decode, data, job)
+        work = loop.create_task(run.decode(data, job))
         work.add_done_callback(lambda ended: self._done(run, ended))
         loop.call_later(QUICK_SECONDS, self._look, run)
         try:
@@ -180,12 +279,12 @@ class DecoderPool:
         failed = not ended.cancelled() and isinstance(ended.exception(), CostError)
         self._runs.pop(run, None)
         if self._closed:
-            run.decoder.close()
+            run.worker.close()
             return
         if run.slow or run.ended or failed:  # it is dead, or behind all others for good
-            self._threads.submit(run.decoder.close)
+            self._threads.submit(run.worker.close)
         else:
-            self._idle.append(run.decoder)
+            self._idle.append(run.worker)
         self._refill()
         if not run.slow:
             self._turns.give(run.client)
@@ -208,28 +307,28 @@ class DecoderPool:
         if len(slow) >= self._slow_places:
             _evict(slow)
         run.slow = True
-        run.decoder.nice()
+        run.worker.decoder.nice()
         self._refill()
         self._turns.give(run.client)
 
     def _refill(self) -> None:
         """Have a decoder for each quick place, and the spare."""
         loop, quick = asyncio.get_running_loop(), sum(not run.slow for run in self._runs)
-        for _ in range(self._places + self._spares - len(self._idle) - quick - self._starting):
-            self._starting += 1
-            decoder = Decoder()
-            started = loop.run_in_executor(self._threads, decoder.start)
-            started.add_done_callback(partial(self._started, decoder))
+        for _ in range(self._places + self._spares - len(self._idle) - quick - len(self._begun)):
+            worker = _Worker(self._threads)
+            started = loop.create_task(worker.start())
+            self._begun[started] = worker
+            started.add_done_callback(self._started)
 
-    def _started(self, decoder: Decoder, ended: asyncio.Future[None]) -> None:
+    def _started(self, ended: asyncio.Task[None]) -> None:
         """One more is ready, or failed: then the next photo tries again, and says why."""
-        self._starting -= 1
+        worker = self._begun.pop(ended)
         if ended.cancelled() or ended.exception() is not None:
             return
         if self._closed:
-            decoder.close()
+            worker.close()
             return
-        self._idle.append(decoder)
+        self._idle.append(worker)
 
 
 def _evict(slow: list[_Run]) -> None:

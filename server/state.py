@@ -80,6 +80,7 @@ class State:
         """Load both encoders by using them once, and start the decoders; then the server is ready."""
         try:
             await asyncio.to_thread(self._warm)
+            await self.encoder.decoders.start()
         except Exception as error:
             log.error("encoders or decoders cannot be started", error=str(error))  # readyz goes on saying so
             raise
@@ -91,7 +92,6 @@ class State:
         size = self.backbone.manifest.preprocess.size
         self.backbone.encode_images(np.zeros((1, 3, size, size), np.float32), lane=True)
         self.backbone.text.from_template(["photo"], "a {}.")
-        self.encoder.decoders.start()
 
     def close(self) -> None:
         """Let everything go; called when no request runs any more."""

@@ -6,7 +6,7 @@ features, `Decoder` decodes what strangers send in a process that can be killed.
 """
 
 from edge_qprompt.photos.dataset import AnyData, Dataset, Photos, dataset_of, list_photos, load_dataset
-from edge_qprompt.photos.decoder import Decoder, Decoders, Job
+from edge_qprompt.photos.decoder import PIXELS, REFUSED, SAYING, SIZE, Decoder, Decoders, Job, request
 from edge_qprompt.photos.features import Features, Views, encode_photos, extract, features_of, read_views
 from edge_qprompt.photos.photo import COMMON, Bytes, decode_photo, normalise, read_photo, to_pixels
 from edge_qprompt.photos.source import AnyPhoto, Source, read, source_of
@@ -21,7 +21,11 @@ __all__ = [
     "Decoders",
     "Features",
     "Job",
+    "PIXELS",
     "Photos",
+    "REFUSED",
+    "SAYING",
+    "SIZE",
     "Source",
     "Views",
     "dataset_of",
@@ -34,6 +38,7 @@ __all__ = [
     "normalise",
     "read",
     "read_photo",
+    "request",
     "read_views",
     "source_of",
     "to_pixels",

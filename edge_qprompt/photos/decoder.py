@@ -17,15 +17,16 @@ from __future__ import annotations
 
 import math
 import os
+import pickle
 import signal
 import socket
+import struct
 import subprocess
 import sys
 import threading
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
-from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
@@ -40,8 +41,10 @@ START_SECONDS = 30.0  # until a new process answers; on a board with a slow disk
 MOST_ERROR_BYTES = 2000
 TICKS = os.sysconf("SC_CLK_TCK")  # a second, of /proc
 KEPT_BYTES = 32 << 20  # of a process's memory between two photos, which would be faulted in anew with each
-PIXELS, REFUSED, MEMORY, SIZE = b"p", b"r", b"m", b"s"  # what is said; a size comes before the answer
-MOST_KIND_BYTES = 9  # one of these, and the size
+PIXELS, REFUSED, MEMORY, SIZE = b"p", b"r", b"m", b"s"  # kinds of what is said; a size comes before the answer
+SAYING = struct.Struct("<cQ")  # a kind, and the bytes that follow; with a size, the pixels of the photo, and nothing follows
+REQUEST = struct.Struct("<IQ")  # bytes of a pickled job, then of the photo; both follow
+JOINED_BYTES = 64 << 10  # a smaller photo goes in one piece with its job
 KEPT = ("PATH", "LD_LIBRARY_PATH", "LANG", "LC_ALL", "TMPDIR", "PYTHONHOME")  # of the environment
 SAID = {
     "memory": "takes more memory to decode than a photo of its size may: save it as an ordinary JPEG",
@@ -69,6 +72,16 @@ class Job:
     most_pixels: int = MAX_PHOTO_PIXELS
     formats: tuple[str, ...] = FORMATS
 
+    @property
+    def shape(self) -> tuple[int, int, int, int]:
+        """(V, 3, S, S), of the views."""
+        return len(self.keys), 3, self.settings.size, self.settings.size
+
+    @property
+    def most_bytes(self) -> int:
+        """Of an answer."""
+        return max(math.prod(self.shape), MOST_ERROR_BYTES)
+
 
 class Decoder:
     """One process that decodes one photo at a time; started again where a photo has broken it.
@@ -78,7 +91,7 @@ class Decoder:
 
     def __init__(self) -> None:
         self._process: subprocess.Popen[bytes] | None = None
-        self._link: Connection | None = None
+        self._link: socket.socket | None = None
         self._killed = False
 
     @property
@@ -86,6 +99,11 @@ class Decoder:
         """Of the process; None where none runs."""
         process = self._process
         return process.pid if process is not None and process.poll() is None else None
+
+    @property
+    def is_ready(self) -> bool:
+        """Whether it can take a photo at once."""
+        return self.pid is not None and not self._killed
 
     @property
     def cpu_seconds(self) -> float | None:
@@ -104,7 +122,7 @@ class Decoder:
             CostError: it was killed for good.
             DataError: Python cannot be started once more.
         """
-        if self.pid is not None and not self._killed:
+        if self.is_ready:
             return
         self.close()
         ours, theirs = socket.socketpair()
@@ -114,8 +132,10 @@ class Decoder:
             self._process = subprocess.Popen(
                 command, stdin=nowhere, stdout=nowhere, stderr=nowhere, pass_fds=[theirs.fileno()], env=_environment()
             )
-        self._link = Connection(ours.detach())
-        begun = not self._killed and self._link.poll(START_SECONDS) and self._said(1) == PIXELS
+        self._link = ours
+        ours.settimeout(START_SECONDS)
+        begun = not self._killed and self._said(0)[0] == PIXELS
+        ours.settimeout(None)
         if self._killed:
             self.close()
             raise CostError(f"the photo {SAID['ended']}", "ended")
@@ -135,27 +155,39 @@ class Decoder:
             CostError: it takes more memory or time than a photo of its size may, or the process was killed.
             PhotoError: it cannot be decoded.
         """
-        shape = (len(job.keys), 3, job.settings.size, job.settings.size)  # (V, 3, S, S)
         self.start()
         assert self._link
-        kind = more = b""
-        try:
-            self._link.send(job)
-            self._link.send_bytes(data)
-            kind = self._said(MOST_KIND_BYTES)
-            if kind[:1] == SIZE:
-                sized(int.from_bytes(kind[1:], "little"))
-                kind = self._said(MOST_KIND_BYTES)
-            more = self._said(max(math.prod(shape), MOST_ERROR_BYTES))
-        except OSError:
-            pass  # it has died
-        if kind == PIXELS and len(more) == math.prod(shape):
-            return np.frombuffer(more, np.uint8).reshape(shape)
+        with suppress(OSError):  # it has died, which the answer says
+            for piece in request(job, data):
+                self._link.sendall(piece)
+        kind, more = self._said(job.most_bytes)
+        if kind == SIZE:
+            sized(int.from_bytes(more, "little"))
+            kind, more = self._said(job.most_bytes)
+        return self.judged(job, kind, more)
+
+    def judged(self, job: Job, kind: bytes, more: bytearray) -> Bytes:
+        """What an answer is: views, or one of the errors of `views`; after a CostError the process is gone.
+
+        Args:
+            job: that was asked for.
+            kind: of the answer; none where the process died.
+            more: what followed.
+        """
+        if kind == PIXELS and len(more) == math.prod(job.shape):
+            return np.frombuffer(more, np.uint8).reshape(job.shape)
         if kind == REFUSED:
             raise PhotoError(more.decode(errors="replace"))
         reason = "memory" if kind == MEMORY else self._cause()
         self.close()
         raise CostError(f"{job.name} {SAID[reason]}", reason)
+
+    def take_link(self) -> socket.socket:
+        """The socket to a process that has been started, for who speaks with it in an event loop: `request` goes in, answers of
+        `SAYING` come out. `views` cannot be used then; the socket ends with the process."""
+        link, self._link = self._link, None
+        assert link
+        return link
 
     def nice(self) -> None:
         """Let all else go first."""
@@ -179,13 +211,16 @@ class Decoder:
             self._link.close()
             self._link = None
 
-    def _said(self, most: int) -> bytes:
-        """Its next words, of so many bytes at most; none where it died."""
+    def _said(self, most: int) -> tuple[bytes, bytearray]:
+        """The kind of its next words, and at most so many bytes of what follows; of a size, the number; none where it died."""
         assert self._link
         try:
-            return self._link.recv_bytes(most)
+            kind, count = SAYING.unpack(received(self._link, SAYING.size))
+            if kind == SIZE:
+                return kind, bytearray(count.to_bytes(8, "little"))
+            return kind, received(self._link, min(count, most))
         except (EOFError, OSError):
-            return b""
+            return b"", bytearray()
 
     def _cause(self) -> str:
         """Why it died."""
@@ -193,6 +228,29 @@ class Decoder:
         self._process.kill()  # one that talks nonsense still runs
         code = -self._process.wait()
         return "cpu" if code == signal.SIGXCPU else "ended" if code == signal.SIGKILL else "crash"
+
+
+def request(job: Job, data: bytes) -> list[bytes]:
+    """A photo and what is wanted of it, as a process takes them; the pieces one after the other."""
+    wanted = pickle.dumps(job, pickle.HIGHEST_PROTOCOL)
+    head = REQUEST.pack(len(wanted), len(data)) + wanted
+    return [head + data] if len(data) < JOINED_BYTES else [head, data]
+
+
+def received(link: socket.socket, count: int) -> bytearray:
+    """So many bytes.
+
+    Raises:
+        EOFError: the other end has closed before.
+    """
+    found = bytearray(count)
+    view, at = memoryview(found), 0
+    while at < count:
+        got = link.recv_into(view[at:], 0, socket.MSG_WAITALL)
+        if not got:
+            raise EOFError
+        at += got
+    return found
 
 
 def _environment() -> dict[str, str]:

@@ -2,25 +2,37 @@
 
     python -m edge_qprompt.photos.decoder_process FD
 
-Reads a pickled `Job` and a photo's bytes from the file descriptor FD, and writes a byte that says how it went, then pixels or an
-error's text. Pickles come from the parent alone, never the other way.
+Reads a pickled `Job` and a photo's bytes from the socket of the file descriptor FD, and writes how it went, then pixels or an
+error's text (`decoder.SAYING`). Pickles come from the parent alone, never the other way.
 """
 
 from __future__ import annotations
 
 import math
 import os
+import pickle
 import resource
 import signal
+import socket
 import sys
 import time
 from collections.abc import Callable
-from multiprocessing.connection import Connection
 
 from PIL import AvifImagePlugin, GifImagePlugin, JpegImagePlugin, PngImagePlugin, WebPImagePlugin
 
 from edge_qprompt.errors import PhotoError
-from edge_qprompt.photos.decoder import MEMORY, MOST_ERROR_BYTES, PIXELS, REFUSED, SIZE, Job, job_views
+from edge_qprompt.photos.decoder import (
+    MEMORY,
+    MOST_ERROR_BYTES,
+    PIXELS,
+    REFUSED,
+    REQUEST,
+    SAYING,
+    SIZE,
+    Job,
+    job_views,
+    received,
+)
 
 MEMORY_BYTES = 64 << 20  # beside twice the file itself and what its pixels take
 MEMORY_BYTES_A_PIXEL = 20  # what WebP and JPEG 2000, the worst, take
@@ -65,7 +77,7 @@ def answer(job: Job, data: bytes, say: Callable[[bytes], None]) -> tuple[bytes, 
         seconds = CPU_SECONDS + CPU_SECONDS_A_MEGAPIXEL * pixels / 1e6
         allow(seconds, memory + MEMORY_BYTES_A_PIXEL * pixels)
         if pixels >= SAID_PIXELS:
-            say(SIZE + pixels.to_bytes(8, "little"))
+            say(SAYING.pack(SIZE, pixels))
 
     # a WebP's canvas is made before anyone is told its size
     allow(CPU_SECONDS, memory + MEMORY_BYTES_A_PIXEL * job.most_pixels)
@@ -93,17 +105,18 @@ def main(descriptor: int) -> None:
     AvifImagePlugin.DEFAULT_MAX_THREADS = 1  # each brings a stack that counts as memory
     _limit(resource.RLIMIT_FSIZE, 0)
     _limit(resource.RLIMIT_NOFILE, FEW_FILES)
-    link = Connection(descriptor)
-    link.send_bytes(PIXELS)
+    link = socket.socket(fileno=descriptor)
+    link.sendall(SAYING.pack(PIXELS, 0))
     kind = b""
     while kind != MEMORY:
         try:
-            job, data = link.recv(), link.recv_bytes()
+            wanted, size = REQUEST.unpack(received(link, REQUEST.size))
+            job, data = pickle.loads(received(link, wanted)), bytes(received(link, size))  # from the parent
         except EOFError:
             return
-        kind, more = answer(job, data, link.send_bytes)
-        link.send_bytes(kind)
-        link.send_bytes(more)
+        kind, more = answer(job, data, link.sendall)
+        link.sendall(SAYING.pack(kind, len(more)))
+        link.sendall(more)
 
 
 if __name__ == "__main__":

@@ -31,7 +31,7 @@ SLOW = small_png(chunk(b"tEXt", b"a\0b") * 3_000_000)  # takes a decoder all of 
 async def pool(places: int = 1, seconds: float = 30.0) -> AsyncIterator[tuple[DecoderPool, list[str]]]:
     abandoned: list[str] = []
     made = DecoderPool(places, seconds, abandoned.append)
-    await asyncio.to_thread(made.start)
+    await made.start()
     try:
         yield made, abandoned
     finally:
