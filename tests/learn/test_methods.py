@@ -395,7 +395,7 @@ def test_the_pack_format_names_every_method() -> None:
     said = re.findall(
         r"(\d+) `([^`]+)`", (ROOT / "docs" / "pack-format.md").read_text().partition("## Methods")[2].split("##")[0]
     )
-    own = {str(method.number): name for name, method in METHODS.ours.items() if "number" in vars(method)}
+    own = {str(method.number): name for name, method in METHODS.ours.items() if "number" in vars(method) and method.number < 128}
     assert dict(said) == own
 
 
