@@ -75,7 +75,7 @@ class Updater:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         self.client.__exit__(kind, error, trace)
 
-    def pull(self, task: str, out: str | Path, channel: str = STABLE) -> Pulled:
+    def pull(self, task: str, out: str | Path | None = None, channel: str = STABLE) -> Pulled:
         """The newest pack of a task: asked for, checked, and only then written.
 
         The statement about it must be signed by the trusted key, be about this task and channel, not be older than
@@ -83,14 +83,15 @@ class Updater:
 
         Args:
             task: its name on the server.
-            out: the pack's file, written or renewed; what was accepted last is kept beside it, as P.qpk.channel.json.
+            out: the pack's file, written or renewed; TASK.qpk here, if it is not given. What was accepted last is kept beside
+                it, as P.qpk.channel.json.
             channel: which pointer of the task.
 
         Raises:
             SignatureError, PackError, FingerprintError: something of that is not so; the file stays as it was.
             ServerError: there is no answer, or none that can be used; likewise.
         """
-        path = Path(out)
+        path = Path(f"{task}.qpk" if out is None else out)
         if not path.parent.is_dir():
             raise DataError(f"the folder {path.parent} of --out does not exist: create it first")
         return self._pull(task, path, channel)
