@@ -114,11 +114,12 @@ class MissingExtraError(EdgeQPromptError):
 
     Args:
         module: that cannot be imported, or one of its submodules.
+        all_of: the extra that brings all that is needed here; otherwise the one that brings the module is named.
     """
 
-    def __init__(self, module: str) -> None:
+    def __init__(self, module: str, all_of: str | None = None) -> None:
         package, extra = extra_of(module) or (module, "all")
-        super().__init__(f"this needs {package}, which is not installed: pip install 'edge-qprompt[{extra}]'")
+        super().__init__(f"this needs {package}, which is not installed: pip install 'edge-qprompt[{all_of or extra}]'")
 
 
 PACKAGES = {"open_clip": "open_clip_torch", "multipart": "python-multipart"}  # of modules that are not called like them

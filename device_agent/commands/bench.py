@@ -71,7 +71,7 @@ def command(protocol: str, data: tuple[Path, ...], out: Path, jobs: int, as_json
     """
     for module in ("torch", "matplotlib"):
         if importlib.util.find_spec(module) is None:
-            raise MissingExtraError(module)
+            raise MissingExtraError(module, "bench")
     from edge_qprompt.bench import Lines, report
     from edge_qprompt.files import write_whole
 

@@ -124,7 +124,7 @@ def _export(request: Request, target: Path, photos: Path, *, int8: bool, replace
     except ModuleNotFoundError as error:
         if error.name is None or extra_of(error.name) is None:
             raise
-        raise MissingExtraError(error.name) from error
+        raise MissingExtraError(error.name, "export") from error
     if "int8" in manifest.precisions and photos == DEMO:
         warn("int8 was calibrated and measured on the demo's grey pictures of clothing: give --photos like those it will see")
     return manifest

@@ -104,7 +104,7 @@ def _quantize(
     except ModuleNotFoundError as error:
         if error.name is None or extra_of(error.name) is None:
             raise
-        raise MissingExtraError(error.name) from error
+        raise MissingExtraError(error.name, "export") from error
     wanted = precisions or tuple(each for each in PRECISIONS if each not in source.manifest.precisions)
     check_precisions(wanted, source.manifest)
     warn = partial(click.echo, err=True)

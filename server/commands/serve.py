@@ -108,7 +108,7 @@ def _serve(held: list[socket.socket], workers: int, root_path: str, proxies: tup
         from server.database import Database
         from server.log import set_up
     except ModuleNotFoundError as error:
-        raise MissingExtraError(error.name or "fastapi") from error
+        raise MissingExtraError(error.name or "fastapi", "server") from error
 
     settings = _settings(options)
     set_up()

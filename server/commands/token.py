@@ -79,7 +79,7 @@ def _tokens(store: str, *, new: bool = False) -> Iterator[Tokens]:
         from server.failures import AWAY, cause_of
         from server.tokens import Tokens
     except ModuleNotFoundError as error:
-        raise MissingExtraError(error.name or "fastapi") from error
+        raise MissingExtraError(error.name or "fastapi", "server") from error
     # what the server would log of a failure is this command's one line on stderr
     structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.CRITICAL))
     database = Database(store, new=new)

@@ -44,6 +44,12 @@ def test_an_extra_is_found_in_the_packages_own_metadata(module: str, package: st
     assert str(MissingExtraError(module)) == f"this needs {package}, which is not installed: pip install 'edge-qprompt[{extra}]'"
 
 
+def test_a_command_names_the_extra_that_brings_all_it_needs() -> None:
+    assert str(MissingExtraError("torch", "export")).endswith(
+        "needs torch, which is not installed: pip install 'edge-qprompt[export]'"
+    )
+
+
 @pytest.mark.parametrize("module", ["numpy", "json", "nonsense", "", None])
 def test_other_modules_are_of_no_extra(module: str | None) -> None:
     assert extra_of(module) is None
