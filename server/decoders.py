@@ -37,7 +37,10 @@ Said = tuple[bytes, bytearray]  # kind, and what followed
 
 
 class _Link(asyncio.BufferedProtocol):
-    """What is said by a decoder's process, one answer at a time, read into place by the event loop: no thread waits for it."""
+    """What is said by a decoder's process, one answer at a time, read into place by the event loop: no thread waits for it.
+
+    Whoever has taken a process over may say what it likes: what is not one answer to one question ends the link.
+    """
 
     def __init__(self) -> None:
         self._transport: asyncio.Transport | None = None
@@ -45,7 +48,7 @@ class _Link(asyncio.BufferedProtocol):
         self._at, self._kind = 0, b""
         self._more: bytearray | None = None  # what follows a head, of which there is as much as `_at` says
         self._most = 0
-        self._sized: Callable[[int], None] = lambda _: None
+        self._sized: Callable[[int], None] | None = None  # until a size has been said
         self._answer: asyncio.Future[Said] | None = None
 
     @property
@@ -80,15 +83,28 @@ class _Link(asyncio.BufferedProtocol):
     def buffer_updated(self, nbytes: int) -> None:
         """Some bytes more."""
         self._at += nbytes
-        if self._more is None and self._at == len(self._head):
-            self._kind, count = SAYING.unpack(self._head)
-            self._at = 0
-            if self._kind == SIZE:
-                self._sized(count)
-                return
-            self._more = bytearray(min(count, self._most))
+        if self._answer is None or self._answer.done():
+            self._end()
+        elif self._more is None and self._at == len(self._head):
+            self._begin(*SAYING.unpack(self._head))
         if self._more is not None and self._at == len(self._more):
             self._say(self._kind, self._more)
+
+    def _begin(self, kind: bytes, count: int) -> None:
+        """A head has come."""
+        self._at, self._kind = 0, kind
+        if kind == SIZE and self._sized is not None:
+            sized, self._sized = self._sized, None
+            sized(count)
+        elif kind == SIZE or count > self._most:
+            self._end()
+        else:
+            self._more = bytearray(count)
+
+    def _end(self) -> None:
+        self._at, self._more = 0, None
+        if self._transport is not None:
+            self._transport.abort()
 
     def _say(self, kind: bytes, more: bytearray) -> None:
         self._at, self._more = 0, None

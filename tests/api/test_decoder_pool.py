@@ -16,9 +16,9 @@ from servers import alive
 
 from edge_qprompt.backbone.manifest import Preprocess
 from edge_qprompt.errors import CostError, PhotoError
-from edge_qprompt.photos.decoder import Job
+from edge_qprompt.photos.decoder import PIXELS, SAYING, SIZE, Job
 from edge_qprompt.photos.photo import COMMON, centre_view, decode_photo
-from server.decoders import QUICK_SECONDS, DecoderPool
+from server.decoders import QUICK_SECONDS, DecoderPool, _Link
 from server.problem import HTTPProblem
 
 PHOTO = (DEMO / "test" / "bag" / "3.png").read_bytes()
@@ -162,5 +162,71 @@ def test_closing_waits_for_nobody() -> None:
             for each in busy:
                 each.cancel()
             await asyncio.gather(*busy, return_exceptions=True)
+
+    run(test)
+
+
+class Wire(asyncio.Transport):
+    """What a link writes to, and whether it was ended."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.ended = False
+
+    def write(self, data: object) -> None:
+        pass
+
+    def abort(self) -> None:
+        self.ended = True
+
+
+def hear(link: _Link, data: bytes) -> None:
+    """As the event loop fills a link's buffers."""
+    while data:
+        buffer = link.get_buffer(-1)
+        count = min(len(buffer), len(data))
+        buffer[:count], data = data[:count], data[count:]
+        link.buffer_updated(count)
+
+
+ANSWER = SAYING.pack(PIXELS, 3 * 32 * 32) + bytes(range(256)) * 12
+SAID = {
+    "an answer": (ANSWER, False, True),
+    "a size, then an answer": (SAYING.pack(SIZE, 7) + ANSWER, False, True),
+    "two sizes": (SAYING.pack(SIZE, 7) * 2, True, False),
+    "a thousand sizes": (SAYING.pack(SIZE, 7) * 1000, True, False),
+    "more than a photo can be": (SAYING.pack(PIXELS, 1 << 60), True, False),
+    "an answer, and more": (ANSWER + b"x", True, True),
+    "two answers": (ANSWER * 2, True, True),
+    "nothing of it": (b"\xff" * 100, True, False),
+}
+
+
+@pytest.mark.parametrize("case", SAID)
+def test_whoever_has_taken_a_decoder_over_can_say_one_answer_and_no_more(case: str) -> None:
+    data, ended, answered = SAID[case]
+
+    async def test() -> None:
+        for size in (len(data), 1):  # all at once, and byte by byte
+            link, wire, sizes = _Link(), Wire(), []
+            link.connection_made(wire)
+            answer = link.ask(JOB, PHOTO, sizes.append)
+            for at in range(0, len(data), size):
+                hear(link, data[at : at + size])
+            assert (wire.ended, answer.done(), sizes in ([], [7])) == (ended, answered, True)
+            if answered:
+                assert answer.result() == (PIXELS, ANSWER[SAYING.size :])
+            link.connection_lost(None)
+            assert (link.is_open, answer.done()) == (False, True)
+
+    run(test)
+
+
+def test_what_comes_unasked_ends_the_link() -> None:
+    async def test() -> None:
+        link, wire = _Link(), Wire()
+        link.connection_made(wire)
+        hear(link, ANSWER[:3])
+        assert wire.ended
 
     run(test)
