@@ -54,7 +54,7 @@ class _Link(asyncio.BufferedProtocol):
     @property
     def is_open(self) -> bool:
         """Whether the process is there."""
-        return self._transport is not None
+        return self._transport is not None and not self._transport.is_closing()
 
     def ask(self, job: Job, data: bytes, sized: Callable[[int], None]) -> asyncio.Future[Said]:
         """What the process says to a photo: kind and more, both empty where it has died."""
@@ -133,7 +133,7 @@ class _Worker:
         if self._link is not None and self._link.is_open and self.decoder.is_ready:
             return
         loop = asyncio.get_running_loop()
-        await loop.run_in_executor(self._threads, self.decoder.start)
+        await loop.run_in_executor(self._threads, self._renew)
         link = self._link = _Link()
         await loop.create_unix_connection(lambda: link, sock=self.decoder.take_link())
 
@@ -144,6 +144,10 @@ class _Worker:
         if kind in (PIXELS, REFUSED):
             return self.decoder.judged(job, kind, more)
         return await asyncio.get_running_loop().run_in_executor(self._threads, self.decoder.judged, job, kind, more)
+
+    def _renew(self) -> None:
+        self.decoder.close()  # a process whose link has ended may still run
+        self.decoder.start()
 
     def close(self) -> None:
         """End the process; blocks."""

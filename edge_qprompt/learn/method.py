@@ -57,7 +57,8 @@ class Method(ABC):
         takes: what `loss` is given.
         n_ctx: learned tokens unless somebody says otherwise; None is `settings.default_ctx`.
         pads_words: begin with zeros before the words where there are more tokens (`problem.initial_context`).
-        Options: a frozen dataclass of bool, int, float and str with defaults: what only this method can be told.
+        Options: a frozen dataclass of bool, int, float and str with defaults: what only this method can be told; it raises a
+            ValueError about values that cannot be.
 
     Attributes, which an instance may set for itself:
         schedule: how it is learned unless somebody says otherwise.
@@ -115,14 +116,18 @@ class Method(ABC):
         """The method's `Options` with what was given in its place; texts are read as the option's type.
 
         Raises:
-            PromptError: see the class.
+            PromptError: see the class; or a value that `Options` refuses with a ValueError.
         """
         defaults = cls.Options()
         known = {each.name: getattr(defaults, each.name) for each in fields(defaults)}
         if unknown := sorted(set(given) - set(known)):
             has = f"it has {', '.join(known)}" if known else "it has none"
             raise PromptError(f"the method {cls.name} has no option {unknown[0]}: {has}")
-        return cls.Options(**{name: _as(known[name], value, f"{cls.name}'s {name}") for name, value in given.items()})
+        values = {name: _as(known[name], value, f"{cls.name}'s {name}") for name, value in given.items()}
+        try:
+            return cls.Options(**values)
+        except ValueError as error:
+            raise PromptError(f"the method {cls.name}: {error}") from error
 
 
 def _as(default: Option, value: Option, what: str) -> Option:

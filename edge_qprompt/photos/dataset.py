@@ -192,10 +192,10 @@ def _labelled(labels: list[Any], names: Sequence[str] | None) -> tuple[tuple[str
         if unknown := sorted({label for label in given if label not in index})[:5]:
             raise DataError(f"names do not have the labels {unknown}: add them, or leave these photos out")
         positions = [index[label] for label in given]
-    elif names is None or not all(isinstance(label, int) and 0 <= label < len(names) for label in labels):
+    elif names is None or not all(isinstance(label, int | np.integer) and 0 <= label < len(names) for label in labels):
         raise DataError("labels are neither class names nor positions in `names`: give names=[...] with a name for each number")
     else:
-        found, positions = tuple(names), list(labels)
+        found, positions = tuple(names), [int(label) for label in labels]
     if len(found) < 2:
         raise DataError(f"there is only one class ({found[0] if found else 'none'}), nothing to tell apart")
     if double := _doubles(list(found)):

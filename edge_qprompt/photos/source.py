@@ -49,7 +49,7 @@ def source_of(photo: AnyPhoto, name: str = "photo") -> Source:
         name: what to call it, if it is no file.
 
     Raises:
-        PhotoError: something else, or an array of another kind.
+        PhotoError: something else, an array of another kind, or an image whose file is damaged.
     """
     if isinstance(photo, str | Path):
         return Path(photo)
@@ -61,7 +61,10 @@ def source_of(photo: AnyPhoto, name: str = "photo") -> Source:
             raise PhotoError(f"{name} is an array {photo.shape} of {photo.dtype}, {wanted}")
         return InMemory(_png(Image.fromarray(np.ascontiguousarray(photo))), name)
     if isinstance(photo, Image.Image):
-        return InMemory(_png(ImageOps.exif_transpose(photo)), name)
+        try:
+            return InMemory(_png(ImageOps.exif_transpose(photo)), name)
+        except Exception as error:  # Pillow reads an opened file only now, and its decoders raise what they like
+            raise PhotoError(f"{name} is damaged or cut short: {error}") from error
     raise PhotoError(f"{name} is a {type(photo).__name__}, wanted a path, the bytes of an image file, a PIL image or an array")
 
 

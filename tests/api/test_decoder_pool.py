@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import signal
 import time
 from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import asynccontextmanager, suppress
@@ -228,5 +230,17 @@ def test_what_comes_unasked_ends_the_link() -> None:
         link.connection_made(wire)
         hear(link, ANSWER[:3])
         assert wire.ended
+
+    run(test)
+
+
+def test_a_decoder_whose_link_has_ended_is_replaced_though_it_runs() -> None:
+    async def test() -> None:
+        async with pool() as (decoders, _):
+            (worker,), (pid,) = decoders._idle, decoders.processes
+            os.kill(pid, signal.SIGSTOP)  # it does not notice
+            worker._link._end()
+            assert (await decoders.views("me", PHOTO, JOB)).shape == (1, 3, 32, 32)
+            assert decoders.processes != [pid]
 
     run(test)

@@ -439,6 +439,15 @@ def test_options_are_read_as_what_they_are(method: str, given: dict[str, object]
         ("clip-lora", {"lora_rank": True}, "wanted int like 2"),
         ("p4q", {"trusting": 1}, "wanted bool like False"),
         ("noise-coop", {"noise_std": "much"}, "wanted float like 0.01"),
+        ("noise-coop", {"noise_std": "nan"}, "noise_std is nan, it must be 0 or more, and finite"),
+        ("qres", {"residual_bits": 9}, "the method qres: bits is 9, it can be 1 to 8"),
+        ("qcoop+qres", {"residual_bits": "0"}, "bits is 0"),
+        ("clip-adapter", {"adapter_width": -1}, "adapter_width is -1"),
+        ("maple", {"prompt_depth": 0}, "prompt_depth is 0"),
+        ("qmaple", {"prompt_depth": 0}, "prompt_depth is 0"),
+        ("qmaple", {"prompt_bits": 9}, "bits is 9"),
+        ("clip-lora", {"lora_rank": 0}, "lora_rank must be 1 or more"),
+        ("clip-lora", {"lora_dropout": 1.0}, "lora_dropout from 0 to below 1"),
     ],
 )
 def test_options_that_cannot_be_are_refused_before_photos_are_encoded(

@@ -119,6 +119,17 @@ def test_a_photo_in_memory_that_cannot_be_read_is_skipped_by_name(nano: Backbone
         encode_photos(nano, [data])
 
 
+def test_an_opened_image_that_turns_out_damaged_is_refused(nano: Backbone) -> None:
+    whole = FILES[0][0].read_bytes()
+    with pytest.raises(PhotoError, match="photo 0 is damaged or cut short"):
+        encode_photos(nano, [Image.open(io.BytesIO(whole[: len(whole) // 2]))])
+
+
+def test_numbers_of_numpy_are_positions() -> None:
+    pairs = [(path, np.int64(CLASSES.index(label))) for path, label in FILES]
+    assert dataset_of(pairs, CLASSES) == dataset_of(FILES)
+
+
 UNIT = np.eye(4, 256, dtype=np.float32)
 BAD_DATA = {
     "no pairs": (["a.jpg", "b.jpg"], None, "number 0 of the photos is str, wanted (photo, label); give a folder, a list of"),

@@ -41,6 +41,10 @@ class AdapterOptions:
 
     adapter_width: int = 0
 
+    def __post_init__(self) -> None:
+        if self.adapter_width < 0:
+            raise ValueError(f"adapter_width is {self.adapter_width}, it must be 0 or more")
+
 
 class ClipAdapter(Method):
     """Method `clip-adapter`."""

@@ -44,6 +44,10 @@ class LoRAOptions:
     lora_rank: int = 2
     lora_dropout: float = 0.25
 
+    def __post_init__(self) -> None:
+        if self.lora_rank < 1 or not 0 <= self.lora_dropout < 1:
+            raise ValueError(f"lora_rank must be 1 or more, lora_dropout from 0 to below 1: {self}")
+
 
 class CLIPLoRA(Method):
     """Method `clip-lora`.

@@ -37,6 +37,10 @@ class MaPLeOptions:
 
     prompt_depth: int = 9
 
+    def __post_init__(self) -> None:
+        if self.prompt_depth < 1:
+            raise ValueError(f"prompt_depth is {self.prompt_depth}, it must be 1 or more")
+
 
 class MaPLe(Method):
     """Method `maple`; the problem's start are the tokens of the first layer.

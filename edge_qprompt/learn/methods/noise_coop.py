@@ -5,6 +5,7 @@ Source: Hao et al., Quantized Prompt (arXiv 2407.10704), section 3.2 and figure 
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -27,6 +28,10 @@ class NoiseOptions:
     """
 
     noise_std: float = 0.01
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.noise_std < math.inf:
+            raise ValueError(f"noise_std is {self.noise_std}, it must be 0 or more, and finite")
 
 
 class NoiseCoOp(CoOp):

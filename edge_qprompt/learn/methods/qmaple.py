@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
+from edge_qprompt.codebook import ClusterSettings
 from edge_qprompt.learn.later import torch
 from edge_qprompt.learn.method import Result
 from edge_qprompt.learn.methods.maple import MaPLe, MaPLeOptions
@@ -31,6 +32,10 @@ class QMaPLeOptions(MaPLeOptions):
     """
 
     prompt_bits: int = 4
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        ClusterSettings(bits=self.prompt_bits)  # which checks them
 
 
 class QMaPLe(MaPLe):

@@ -33,6 +33,9 @@ class ResidualOptions:
 
     residual_bits: int = 2
 
+    def __post_init__(self) -> None:
+        _ = self.clusters  # which checks the bits
+
     @property
     def clusters(self) -> ClusterSettings:
         """Of the residuals."""
