@@ -20,7 +20,8 @@ from edge_qprompt.backbone.manifest import Preprocess
 from edge_qprompt.errors import CostError, PhotoError
 from edge_qprompt.photos.decoder import PIXELS, SAYING, SIZE, Job
 from edge_qprompt.photos.photo import COMMON, centre_view, decode_photo
-from server.decoders import QUICK_SECONDS, DecoderPool, _Link
+from server.decoder_worker import Link
+from server.decoders import QUICK_SECONDS, DecoderPool
 from server.problem import HTTPProblem
 
 PHOTO = (DEMO / "test" / "bag" / "3.png").read_bytes()
@@ -182,7 +183,7 @@ class Wire(asyncio.Transport):
         self.ended = True
 
 
-def hear(link: _Link, data: bytes) -> None:
+def hear(link: Link, data: bytes) -> None:
     """As the event loop fills a link's buffers."""
     while data:
         buffer = link.get_buffer(-1)
@@ -210,7 +211,7 @@ def test_whoever_has_taken_a_decoder_over_can_say_one_answer_and_no_more(case: s
 
     async def test() -> None:
         for size in (len(data), 1):  # all at once, and byte by byte
-            link, wire, sizes = _Link(), Wire(), []
+            link, wire, sizes = Link(), Wire(), []
             link.connection_made(wire)
             answer = link.ask(JOB, PHOTO, sizes.append)
             for at in range(0, len(data), size):
@@ -226,7 +227,7 @@ def test_whoever_has_taken_a_decoder_over_can_say_one_answer_and_no_more(case: s
 
 def test_what_comes_unasked_ends_the_link() -> None:
     async def test() -> None:
-        link, wire = _Link(), Wire()
+        link, wire = Link(), Wire()
         link.connection_made(wire)
         hear(link, ANSWER[:3])
         assert wire.ended
