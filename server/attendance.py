@@ -25,19 +25,30 @@ async def attended(request: Request, work: Coroutine[Any, Any, T], seconds: floa
         ClientLeft: the connection was closed.
         HTTPProblem: 503 it took too long.
     """
-    loop = asyncio.get_running_loop()
-    doing, leaving = loop.create_task(work), loop.create_task(_left(request))
+    doing, leaving = asyncio.current_task(), asyncio.create_task(_left(request))
+    assert doing
+    over = False
+
+    def leave(left: asyncio.Task[None]) -> None:
+        if not (over or left.cancelled()):
+            doing.cancel()
+
+    leaving.add_done_callback(leave)
     try:
-        await asyncio.wait((doing, leaving), timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
-        if doing.done():
-            return doing.result()
-        if leaving.done():
-            raise ClientLeft
-        raise HTTPProblem(503, f"the answer was not ready within {seconds:g} s: try again, or ask for less", 1)
+        async with asyncio.timeout(seconds) as limit:
+            return await work
+    except TimeoutError as error:
+        if not limit.expired():
+            raise
+        said = f"the answer was not ready within {seconds:g} s: try again, or ask for less"
+        raise HTTPProblem(503, said, 1) from error
+    except asyncio.CancelledError:
+        if leaving.done() and not doing.uncancel():  # else the server stops
+            raise ClientLeft from None
+        raise
     finally:
-        for task in (doing, leaving):
-            task.cancel()
-        await asyncio.gather(doing, leaving, return_exceptions=True)  # what it held is given back now
+        over = True
+        leaving.cancel()
 
 
 async def _left(request: Request) -> None:

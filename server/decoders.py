@@ -45,7 +45,7 @@ class _Run:
         pixels: as many as it says it has, as soon as that is known.
         slow: whether it has given up its quick place.
         evicted: whether it was ended for others.
-        ended: whether its decoder was killed, for whatever reason.
+        ended: whether its decoder has died or was killed, for whatever reason.
     """
 
     client: str
@@ -126,21 +126,21 @@ class DecoderPool:
             PhotoError: it cannot be decoded, or takes more than it may.
             HTTPProblem: 503 no decoder was free in time, or others needed this one.
         """
-        begun = False
+        asked, begun = time.monotonic(), None
         try:
             async with asyncio.timeout(self._seconds):
                 await self._turns.take(client)
-                begun = True
+                begun = time.monotonic()
                 return await self._decode(client, data, job)
         except TimeoutError as error:
-            if not begun:
+            if begun is None or begun - asked > self._seconds / 2:  # the photo is not to blame
                 self._abandoned("waited")
                 raise HTTPProblem(503, f"no decoder was free within {self._seconds:g} s: try again", AGAIN_SECONDS) from error
             self._abandoned("deadline")
             said = f"{job.name} takes longer than {self._seconds:g} s to decode: shrink the photo"
             raise CostError(said, "deadline") from error
         except asyncio.CancelledError:
-            if begun:
+            if begun is not None:
                 self._abandoned("left")
             raise
 
@@ -155,15 +155,13 @@ class DecoderPool:
 
     async def _decode(self, client: str, data: bytes, job: Job) -> Bytes:
         """Decode in a place that is held already."""
-        loop = asyncio.get_running_loop()
         run = _Run(client, self._idle.pop() if self._idle else Worker(self._threads))
         self._runs[run] = None
-        work = loop.create_task(run.decode(data, job))
-        work.add_done_callback(lambda ended: self._done(run, ended))
-        loop.call_later(QUICK_SECONDS, self._look, run)
+        asyncio.get_running_loop().call_later(QUICK_SECONDS, self._look, run)
         try:
-            return await asyncio.shield(work)
+            return await run.decode(data, job)
         except CostError as error:
+            run.ended = True
             if not run.evicted:
                 self._abandoned(error.reason)
                 raise
@@ -171,18 +169,18 @@ class DecoderPool:
             said = f"{job.name} takes long to decode, and others are waiting: try again, or save it as an ordinary JPEG"
             raise HTTPProblem(503, said, AGAIN_SECONDS) from error
         except asyncio.CancelledError:  # its time is up, or its client has left
-            if run in self._runs:  # else it was done just before, and its decoder may have another photo already
-                run.end()
+            run.end()
             raise
+        finally:
+            self._done(run)
 
-    def _done(self, run: _Run, ended: asyncio.Future[Bytes]) -> None:
+    def _done(self, run: _Run) -> None:
         """A photo's decoder has nothing to do any more."""
-        failed = not ended.cancelled() and isinstance(ended.exception(), CostError)
-        self._runs.pop(run, None)
+        del self._runs[run]
         if self._closed:
             run.worker.close()
             return
-        if run.slow or run.ended or failed:  # it is dead, or behind all others for good
+        if run.slow or run.ended:  # it is dead, or behind all others for good
             self._threads.submit(run.worker.close)
         else:
             self._idle.append(run.worker)
