@@ -27,7 +27,8 @@ import threading
 import time
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -44,7 +45,7 @@ CPUCLOCK_SCHED = 2  # of Linux: the clock of a process counts what all of its th
 KEPT_BYTES = 32 << 20  # of a process's memory between two photos, which would be faulted in anew with each
 PIXELS, REFUSED, MEMORY, SIZE = b"p", b"r", b"m", b"s"  # kinds of what is said; a size comes before the answer
 SAYING = struct.Struct("<cQ")  # a kind, and the bytes that follow; with a size, the pixels of the photo, and nothing follows
-REQUEST = struct.Struct("<IQ")  # bytes of a pickled job, then of the photo; both follow
+REQUEST = struct.Struct("<IIQ")  # bytes of a pickled job, of its name, and of the photo; they follow in this order
 JOINED_BYTES = 64 << 10  # a smaller photo goes in one piece with its job
 KEPT = ("PATH", "LD_LIBRARY_PATH", "LANG", "LC_ALL", "TMPDIR", "PYTHONHOME")  # of the environment
 SAID = {
@@ -241,9 +242,15 @@ class Decoder:
 
 def request(job: Job, data: bytes) -> list[bytes]:
     """A photo and what is wanted of it, as a process takes them; the pieces one after the other."""
-    wanted = pickle.dumps(job, pickle.HIGHEST_PROTOCOL)
-    head = REQUEST.pack(len(wanted), len(data)) + wanted
+    wanted, name = _pickled(replace(job, name="")), job.name.encode(errors="surrogatepass")
+    head = REQUEST.pack(len(wanted), len(name), len(data)) + wanted + name
     return [head + data] if len(data) < JOINED_BYTES else [head, data]
+
+
+@lru_cache(maxsize=8)
+def _pickled(job: Job) -> bytes:
+    """A job, whose name goes apart: then photo after photo is the same job, pickled once and read once."""
+    return pickle.dumps(job, pickle.HIGHEST_PROTOCOL)
 
 
 def received(link: socket.socket, count: int) -> bytearray:
@@ -277,7 +284,8 @@ def job_views(data: bytes, job: Job, **more: Any) -> Bytes:
         PhotoError: it cannot be decoded.
     """
     image = decode_photo(data, job.name, job.most_pixels, job.formats, **more)
-    return np.stack([view_of(image, key, job.settings) for key in job.keys])  # (V, 3, S, S)
+    views = [view_of(image, key, job.settings) for key in job.keys]
+    return views[0][None] if len(views) == 1 else np.stack(views)
 
 
 class Decoders:
