@@ -283,7 +283,7 @@ def job_views(data: bytes, job: Job, **more: Any) -> Bytes:
     Raises:
         PhotoError: it cannot be decoded.
     """
-    image = decode_photo(data, job.name, job.most_pixels, job.formats, **more)
+    image = decode_photo(data, job.name, job.most_pixels, job.formats, grey=True, **more)
     views = [view_of(image, key, job.settings) for key in job.keys]
     return views[0][None] if len(views) == 1 else np.stack(views)
 

@@ -247,6 +247,17 @@ def test_longest_pads_with_the_fill_and_squash_shows_everything() -> None:
     assert (squashed[2, :, :8] < 0).all()
 
 
+@given(st.integers(2, 300), st.integers(2, 300), st.sampled_from(("shortest", "squash", "longest")), st.integers(0, 2**32))
+def test_a_grey_photo_in_one_channel_gives_the_pixels_that_three_do(width: int, height: int, mode: str, seed: int) -> None:
+    data = encode(noise(width, height, seed).convert("L"), "PNG")
+    one, three = decode_photo(data, grey=True), decode_photo(data)
+    assert (one.mode, three.mode) == ("L", "RGB")
+    settings = replace(SETTINGS, resize_mode=mode)
+    assert np.array_equal(photo.centre_view(one, settings), photo.centre_view(three, settings))
+    random = [random_view(image, SETTINGS, np.random.default_rng(seed)) for image in (one, three)]
+    assert np.array_equal(*random)
+
+
 @given(st.integers(2, 3000), st.integers(2, 3000), st.integers(0, 2**32))
 def test_crops_keep_to_the_area_and_the_ratio(width: int, height: int, seed: int) -> None:
     left, top, right, bottom = photo._random_box(width, height, np.random.default_rng(seed))
