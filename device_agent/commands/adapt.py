@@ -17,15 +17,31 @@ import click
 
 from device_agent import terminal
 from edge_qprompt.errors import DataError, MissingExtraError
-from edge_qprompt.learn import ALL, COOP_LR, ENGINES, FULL_BATCH_LR, LEAST_CTX, MEMORY, METHODS, MOST_CTX, Schedule
+from edge_qprompt.learn import (
+    ALL,
+    AUTO,
+    CLASS_BUDGET,
+    COOP_LR,
+    ENGINES,
+    FULL_BATCH_LR,
+    LEAST_BUDGET,
+    LEAST_CTX,
+    MEMORY,
+    METHODS,
+    MOST_CTX,
+    ClosedForm,
+    Schedule,
+)
 
 if TYPE_CHECKING:
-    from edge_qprompt.learn import Adaptation, AdaptSettings, Option
+    from edge_qprompt.learn import Adaptation, AdaptSettings, Candidate, Option
     from edge_qprompt.photos import Dataset
 
 MAXRSS_UNIT = 1 if sys.platform == "darwin" else 1024  # getrusage: bytes on macOS, kilobytes elsewhere
 STATUS = Path("/proc/self/status")
 FAST = "qres"
+PROMPT = "qcoop"
+OF_PROMPTS = ("bits", "ctx", "epochs", "batch", "lr")  # options that mean nothing to "auto"
 CURVE_POINTS = 200  # more than a plot can show, and a report stays small
 
 
@@ -78,12 +94,19 @@ def _own_options() -> str:
 @terminal.providers_option
 @click.option(
     "--method",
-    type=click.Choice(list(METHODS)),
-    default="qcoop",
+    type=click.Choice([AUTO, *METHODS]),
+    default=AUTO,
     show_default=True,
-    help="qcoop: a quantized prompt; qres: what the photos add to each class name, quantized, without steps; qcoop+qres: both; "
-    "qkgcoop and qkgcoop+qres: the same, better for classes that are named later; zero-shot: the hand-written prompt, nothing "
-    "learned; the others are baselines.",
+    help="auto: the best for these photos within --budget, measured on photos left out in turn; qgda: a discriminant of the "
+    "photos, quantized, at once; qcoop: a quantized prompt; qres: what the photos add to each class name, quantized, at once; "
+    "qcoop+qres: both; qkgcoop and qkgcoop+qres: the same, better for classes that are named later; zero-shot: the hand-written "
+    "prompt, nothing learned; the others are baselines.",
+)
+@click.option(
+    "--budget",
+    type=click.IntRange(1),
+    show_default=f"{CLASS_BUDGET} a class, {LEAST_BUDGET} at least",
+    help="Bytes that auto may spend on the pack, with everything in it.",
 )
 @click.option("--fast", is_flag=True, help="The same as --method qres: milliseconds after the photos are encoded.")
 @click.option("--bits", type=click.IntRange(1, 8), show_default="1, for qmaple 4", help="Bits a prompt weight.")
@@ -153,7 +176,8 @@ def command(data: Path, out: Path, as_json: bool, names: Path | None, resume: bo
 
     \b
       edge-qprompt adapt photos/ --out flowers.qpk
-      edge-qprompt adapt photos/ --out flowers.qpk --fast             no learning steps
+      edge-qprompt adapt photos/ --out flowers.qpk --budget 400       the best of fewer bytes
+      edge-qprompt adapt photos/ --out flowers.qpk --method qcoop     a prompt of the paper's, for any names
       edge-qprompt adapt photos/ --out flowers.qpk --shots 4 --bits 2 --views 4
       edge-qprompt adapt photos/ --out base.qpk --classes base      first half of the classes
       edge-qprompt adapt photos/ --out flowers.qpk --resume         after Ctrl-C or a power cut
@@ -164,9 +188,9 @@ def command(data: Path, out: Path, as_json: bool, names: Path | None, resume: bo
     from edge_qprompt.photos import load_dataset
     from edge_qprompt.prompts import check_template
 
-    if options["fast"] and click.get_current_context().get_parameter_source("method") is not click.core.ParameterSource.DEFAULT:
-        raise click.UsageError("--fast is a method of its own: leave --method out")
-    if importlib.util.find_spec("torch") is None:
+    options["method"] = _method(options)
+    step_by_step = options["method"] != AUTO and not issubclass(METHODS[options["method"]], ClosedForm)
+    if step_by_step and importlib.util.find_spec("torch") is None:
         raise MissingExtraError("torch")
     _check_target(out)
     if report is not None:
@@ -194,11 +218,29 @@ def command(data: Path, out: Path, as_json: bool, names: Path | None, resume: bo
     result.pack.save(out)
     checkpoint.unlink(missing_ok=True)
     terminal.warn_skipped(result.skipped)
-    facts = {"backbone": backbone.manifest.name, "precision": backbone.precision, "method": settings.method}
+    facts = {"backbone": backbone.manifest.name, "precision": backbone.precision, "method": result.method}
     told = _report(result, out) | facts | {"seed": options["seed"]}
     if report is not None:
         told["report"] = str(_write_page(result, told, report))
     terminal.emit(told, as_json, _lines)
+
+
+def _method(options: dict[str, Any]) -> str:
+    """What to learn with. What is said about a prompt, or about one method alone, needs that method."""
+    named = click.get_current_context().get_parameter_source("method") is not click.core.ParameterSource.DEFAULT
+    if options["fast"]:
+        if named:
+            raise click.UsageError("--fast is a method of its own: leave --method out")
+        return FAST
+    method = str(options["method"])
+    if method != AUTO:
+        return method
+    if options["residual_bits"] or options["own"]:
+        raise click.UsageError("--residual-bits and --set are options of some methods: name one with --method")
+    prompt = [f"--{name}" for name in OF_PROMPTS if options[name] is not None]
+    if prompt and named:
+        raise click.UsageError(f"{prompt[0]} says how a prompt is learned: leave it out, or name a method of a prompt")
+    return PROMPT if prompt else AUTO
 
 
 def _precision(options: dict[str, Any]) -> str:
@@ -206,7 +248,7 @@ def _precision(options: dict[str, Any]) -> str:
     from edge_qprompt.backbone import AUTO, FP32
     from edge_qprompt.learn import Takes
 
-    inside = METHODS[options["method"]].takes is Takes.PIXELS
+    inside = options["method"] != AUTO and METHODS[options["method"]].takes is Takes.PIXELS
     return FP32 if inside and options["precision"] == AUTO else str(options["precision"])
 
 
@@ -230,7 +272,8 @@ def _settings(options: dict[str, Any]) -> AdaptSettings:
     from edge_qprompt.learn import AdaptSettings, EngineSettings, LoopSettings, MethodSettings
 
     return AdaptSettings(
-        method=FAST if options["fast"] else options["method"],
+        method=options["method"],
+        budget=options["budget"],
         n_ctx=options["ctx"],
         shots=options["shots"],
         views=options["views"],
@@ -249,7 +292,9 @@ def _settings(options: dict[str, Any]) -> AdaptSettings:
 
 def _method_options(options: dict[str, Any]) -> dict[str, Option]:
     """What is given for the method alone, by --set and by options that have a name of their own."""
-    method = METHODS[FAST if options["fast"] else options["method"]]
+    if options["method"] == AUTO:
+        return {}
+    method = METHODS[options["method"]]
     named: dict[str, Option] = {} if options["residual_bits"] is None else {"residual_bits": options["residual_bits"]}
     if options["bits"] and any(each.name == "prompt_bits" for each in fields(method.Options)):
         named["prompt_bits"] = options["bits"]
@@ -296,6 +341,9 @@ def _report(result: Adaptation, out: Path) -> dict[str, Any]:
         "images_used": result.used,
         "images_skipped": len(result.skipped),
         "skipped": [{"path": str(path), "reason": reason} for path, reason in result.skipped],
+        "candidates": [_candidate(each, result) for each in result.candidates],
+        "expected_accuracy": result.expected.accuracy if result.expected else None,
+        "expected_margin": result.expected.margin if result.expected else None,
         "steps": result.run.steps,
         "engine": result.engine[0],
         "engine_note": result.engine[1],
@@ -314,6 +362,21 @@ def _report(result: Adaptation, out: Path) -> dict[str, Any]:
     }
 
 
+def _candidate(candidate: Candidate, result: Adaptation) -> dict[str, Any]:
+    seen = candidate.expected
+    chosen = candidate.method == result.method and candidate.bytes == result.pack.size
+    return {
+        "method": candidate.method,
+        "bits": candidate.bits,
+        "bytes": candidate.bytes,
+        "fits": candidate.fits,
+        "chosen": chosen,
+        "accuracy": seen.accuracy if seen else None,
+        "margin": seen.margin if seen else None,
+        "seconds": round(candidate.seconds, 3),
+    }
+
+
 def curve(losses: Sequence[float]) -> list[tuple[int, float]]:
     """Epoch, counted from 1, and loss: at most CURVE_POINTS, evenly thinned, the first and the last among them."""
     import numpy as np
@@ -323,15 +386,42 @@ def curve(losses: Sequence[float]) -> list[tuple[int, float]]:
 
 
 def _lines(r: dict[str, Any]) -> list[str]:
-    measured = "held_out" if r["held_out_source"] else "train"
-    where = f"{r['held_out_images']} {r['held_out_source']} photos" if r["held_out_source"] else "the training photos"
-    where = where.replace("photos photos", "photos")
-    after = terminal.percent(r[measured + "_accuracy"])
     seconds = ", ".join(f"{stage} {s:.1f} s" for stage, s in r["seconds"].items())
     engine = f", {r['engine_note']}" if r["engine_note"] else ""
+    steps = f" in {r['steps']} steps" if r["steps"] else ""
     return [
+        *_table(r["candidates"]),
         f"{r['pack']}  {r['bytes']} bytes, {r['classes']} classes, {r['method']} on {r['backbone']} {r['precision']}",
-        f"accuracy   {terminal.percent(r['zero_shot_accuracy'])} before, {after} after, on {where}",
-        f"learned    from {r['images_used']} photos in {r['steps']} steps{engine} ({seconds}; {r['peak_memory_mb']:.0f} MB)",
+        _accuracy(r),
+        f"learned    from {r['images_used']} photos{steps}{engine} ({seconds}; {r['peak_memory_mb']:.0f} MB)",
         *([f"report     {r['report']}"] if "report" in r else []),
     ]
+
+
+def _accuracy(r: dict[str, Any]) -> str:
+    """Of photos that were not learned from; where there are none, what those that were learned from say, in these words."""
+    before = terminal.percent(r["zero_shot_accuracy"])
+    expected = None
+    if r["expected_accuracy"] is not None:
+        expected = f"expected on new photos: {terminal.percent(r['expected_accuracy'])}, +- {100 * r['expected_margin']:.1f}"
+    if r["held_out_source"]:
+        where = f"{r['held_out_images']} {r['held_out_source']} photos".replace("photos photos", "photos")
+        after = f"{before} before, {terminal.percent(r['held_out_accuracy'])} after, on {where}"
+        return f"accuracy   {after}" + (f" ({expected})" if expected else "")
+    if expected:
+        return f"accuracy   {expected} (each photo labelled by what the others teach); {before} before"
+    learned = terminal.percent(r["train_accuracy"])
+    return f"accuracy   on new photos not known: {learned} of those learned from ({before} before), more than new ones will have"
+
+
+def _table(candidates: list[dict[str, Any]]) -> list[str]:
+    """What was tried, a line each."""
+    lines = []
+    for each in candidates:
+        bits = f"{each['bits']} bit{'s' * (each['bits'] > 1)}" if each["bits"] else ""
+        found = "over the budget" if not each["fits"] else "no photo can be left out"
+        if each["accuracy"] is not None:
+            found = f"{terminal.percent(each['accuracy']):>7} +- {100 * each['margin']:.1f}"
+        mark = "*" if each["chosen"] else " "
+        lines.append(f"tried    {mark} {each['method']:<10} {bits:<7} {each['bytes']:>6} bytes  {found}")
+    return lines

@@ -37,12 +37,13 @@ def command(out: Path | None) -> None:
     click.echo(f"Ten kinds of clothes, 16 photos each to learn from, 50 each to test on. Working in {folder}\n")
     step = partial(_step, folder)
     step("Before: the hand-written prompt, nothing learned", "adapt photos --out before.qpk --method zero-shot")
-    step("Learn a 1-bit prompt on this machine's CPU", "adapt photos --out fashion.qpk")
+    step("Learn on this machine's CPU what is best within 1000 bytes", "adapt photos --out fashion.qpk")
     step("After: the pack on the test photos", "evaluate fashion.qpk photos")
     step("What is in the pack", "inspect fashion.qpk")
     step("Label three photos with it", f"classify fashion.qpk {' '.join(NEW_PHOTOS)}")
     step(
-        "The same prompt with classes that it never saw", f"classify fashion.qpk {NEW_PHOTOS[0]} --labels 'sock,ankle boot,scarf'"
+        "The same pack with classes that it never saw",
+        f"classify fashion.qpk {NEW_PHOTOS[0]} --labels 'sock,ankle boot,scarf'",
     )
     click.echo(f"The pack is {(folder / 'fashion.qpk').stat().st_size} bytes: {folder / 'fashion.qpk'}")
 

@@ -5,6 +5,7 @@
 """
 
 from edge_qprompt.classify.classifier import Classifier, Prediction, zero_shot
+from edge_qprompt.classify.discriminant import FAR, NEAR, familiarity
 from edge_qprompt.classify.evaluate import Evaluation, evaluate, score
 from edge_qprompt.classify.head import check_adapter
 from edge_qprompt.classify.residual import bias_section, class_means
@@ -12,6 +13,8 @@ from edge_qprompt.classify.scores import Scores, harmonic_mean
 from edge_qprompt.classify.tasks import Own, Tasks
 
 __all__ = [
+    "FAR",
+    "NEAR",
     "Evaluation",
     "evaluate",
     "score",
@@ -23,6 +26,7 @@ __all__ = [
     "bias_section",
     "check_adapter",
     "class_means",
+    "familiarity",
     "harmonic_mean",
     "zero_shot",
 ]

@@ -18,14 +18,16 @@ from numpy.typing import NDArray
 
 from edge_qprompt.backbone import ROLES as ENCODER_ROLES
 from edge_qprompt.backbone import Backbone
-from edge_qprompt.classify.head import Fixed, head_of
-from edge_qprompt.classify.residual import with_residuals
+from edge_qprompt.classify.discriminant import Discriminant, Split
+from edge_qprompt.classify.head import Fixed, Head, head_of
+from edge_qprompt.classify.residual import matched, with_residuals
 from edge_qprompt.errors import PackError
 from edge_qprompt.pack import ZERO_SHOT, Pack, Precision, Role, joined, templates_section
 from edge_qprompt.photos import AnyPhoto, Decoders, Job, normalise, read, source_of
 from edge_qprompt.prompts import DEFAULT_TEMPLATE, check_template
 
-KNOWN = ENCODER_ROLES | {Role.CTX, Role.RESIDUAL, Role.META_IN, Role.META_OUT, Role.ADAPTER_IN, Role.ADAPTER_OUT}
+NETS = {Role.META_IN, Role.META_OUT, Role.ADAPTER_IN, Role.ADAPTER_OUT}
+KNOWN = ENCODER_ROLES | NETS | {Role.CTX, Role.RESIDUAL, Role.DISCRIMINANT, Role.DISCRIMINANT_ROWS, Role.FEATURE_MEAN}
 
 Array = NDArray[np.float32]
 
@@ -48,7 +50,8 @@ class Classifier:
         backbone: whose image features the pack is for: the one given, or one with the pack's own encoders.
         own_encoder: which of the two.
         head: what compares features with the classes.
-        class_features: (C, D) float32, unit length, of the prompt without regard to any photo.
+        class_features: (C, D) float32, what a photo's feature is compared with, without regard to any photo; of unit length but
+            for a discriminant's.
 
     Args:
         backbone: the one that the pack was learned on.
@@ -71,10 +74,15 @@ class Classifier:
         self.labels: tuple[str, ...] = names
         self.backbone = backbone.adapted(pack)  # whose features `logits` takes
         self.own_encoder = self.backbone is not backbone
-        text = class_features(self.backbone, pack, names)
-        fixed = Fixed(*with_residuals(pack, names, text))
-        self.class_features = fixed.class_features  # (C, D), without regard to any photo
-        self.head = head_of(self.backbone, pack, names, fixed)
+        self._discriminant = Discriminant.of(pack, self.backbone.manifest.embed_dim)
+        self.head: Head
+        if self._discriminant is not None:
+            self.head = _discriminating(self._discriminant, self.backbone, pack, names)
+            self.class_features = self.head.text if isinstance(self.head, Split) else self.head.class_features
+        else:
+            fixed = Fixed(*with_residuals(pack, names, class_features(self.backbone, pack, names)))
+            self.class_features = fixed.class_features
+            self.head = head_of(self.backbone, pack, names, fixed)
 
     def logits(self, features: Array) -> Array:
         """Scaled cosine similarities, with their offsets.
@@ -144,6 +152,23 @@ def class_features(backbone: Backbone, pack: Pack, names: Sequence[str]) -> Arra
     if ctx is not None:
         return backbone.text.from_context(names, ctx.values())
     return backbone.text.from_templates(names, pack.templates or (DEFAULT_TEMPLATE,))
+
+
+def _discriminating(discriminant: Discriminant, backbone: Backbone, pack: Pack, names: tuple[str, ...]) -> Fixed | Split:
+    """A discriminant's head for labels, among which may be names without photos. Raises as `class_features`."""
+    mine = pack.class_names or ()
+    text = class_features(backbone, pack, names) if discriminant.needs_text(names, mine) else None
+    places, own = matched(names, mine)
+    if not own:
+        assert text is not None  # since all labels are names alone
+        return Fixed(text, np.zeros(len(names), np.float32))
+    rows = discriminant.rows(own, None if text is None else text[places])
+    if len(own) == len(names):
+        return Fixed(*rows)
+    assert text is not None
+    seen = np.zeros(len(names), bool)
+    seen[places] = True
+    return Split(discriminant, backbone.manifest.logit_scale, *rows, text, seen)
 
 
 def zero_shot(backbone: Backbone, names: Sequence[str], *templates: str) -> Classifier:

@@ -37,6 +37,18 @@ def class_means(features: Array, labels: NDArray[np.int64], classes: int) -> Arr
     return normalised(sums)
 
 
+def matched(names: Sequence[str], mine: Sequence[str]) -> tuple[list[int], list[int]]:
+    """Places of labels that a pack has photos of: among `names`, and among the pack's own.
+
+    Names may be equal, and are told apart only by their order: where all are the pack's own, each is its own.
+    """
+    if tuple(names) == tuple(mine):
+        return list(range(len(mine))), list(range(len(mine)))
+    own = {name: row for row, name in reversed(list(enumerate(mine)))}
+    pairs = [(i, own[name]) for i, name in enumerate(names) if name in own]
+    return [i for i, _ in pairs], [row for _, row in pairs]
+
+
 def bias_section(bias: float) -> Section:
     """What is taken from the cosines of classes with a residual where others have none."""
     return RESIDUAL_BIAS.section(bias)
@@ -64,12 +76,9 @@ def with_residuals(pack: Pack, names: Sequence[str], text: Array) -> tuple[Array
         raise PackError(
             f"the pack has class residuals {tensor.shape} for {len(mine)} names and {width} dimensions: learn it again"
         )
-    own = {name: row for row, name in reversed(list(enumerate(mine)))}
-    # names may be equal, and are told apart only by their order
-    pairs = list(enumerate(range(len(mine)))) if tuple(names) == mine else [(i, own[n]) for i, n in enumerate(names) if n in own]
-    rows = [i for i, _ in pairs]
+    rows, own = matched(names, mine)
     moved = text.copy()
-    moved[rows] += tensor.values()[[row for _, row in pairs]]
+    moved[rows] += tensor.values()[own]
     if len(rows) < len(names) and (bias := pack.get(RESIDUAL_BIAS)) is not None:
         offsets[rows] = -bias
     return normalised(moved), offsets

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 from edge_qprompt.errors import MissingExtraError
 from edge_qprompt.learn.adapt import Adaptation, Checked, adapt
-from edge_qprompt.learn.method import Method, Option, Takes
+from edge_qprompt.learn.candidates import AUTO, CLASS_BUDGET, LEAST_BUDGET, Candidate, Expected
+from edge_qprompt.learn.method import ClosedForm, Method, Option, Takes
 from edge_qprompt.learn.methods.registry import METHODS
 from edge_qprompt.learn.settings import (
     ALL,
@@ -42,18 +43,24 @@ WITH_TORCH = {  # where the names are whose modules import torch
 
 __all__ = [
     "ALL",
+    "AUTO",
+    "CLASS_BUDGET",
     "COOP_LR",
     "ENGINES",
     "FULL_BATCH_LR",
+    "LEAST_BUDGET",
     "LEAST_CTX",
     "MEMORY",
     "METHODS",
     "MOST_CTX",
     "AdaptSettings",
     "Adaptation",
+    "Candidate",
     "Checked",
+    "ClosedForm",
     "CoOp",
     "EngineSettings",
+    "Expected",
     "LoopSettings",
     "MethodSettings",
     "Method",

@@ -14,7 +14,7 @@ import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,15 +23,15 @@ from edge_qprompt.backbone import Backbone, name_tokens
 from edge_qprompt.classify import Classifier, Scores, zero_shot
 from edge_qprompt.console import Bars, in_notebook
 from edge_qprompt.errors import BackboneError, DataError, MissingExtraError, PromptError
-from edge_qprompt.learn.method import Result, Takes
+from edge_qprompt.learn.candidates import AUTO, PREFERRED, Candidate, Expected, choose, expected
+from edge_qprompt.learn.method import ClosedForm, Result, Takes
 from edge_qprompt.learn.methods.registry import METHODS
+from edge_qprompt.learn.run import Run
 from edge_qprompt.learn.settings import AdaptSettings, Schedule, default_ctx
-from edge_qprompt.learn.threads import torch_threads
+from edge_qprompt.learn.shots import Shots
+from edge_qprompt.learn.threads import one_blas_thread, torch_threads
 from edge_qprompt.pack import PROVENANCE, Pack, Precision, Section, names_section
 from edge_qprompt.photos import AnyData, Dataset, Features, Photos, Source, Views, dataset_of, features_of
-
-if TYPE_CHECKING:
-    from edge_qprompt.learn.loop import Run
 
 Progress = Callable[[str, int, int, str], None]
 DEFAULTS = AdaptSettings()
@@ -77,6 +77,10 @@ class Adaptation:
         pack: ready to save.
         names: the classes.
         used, skipped: training photos learned from; those that could not be read, and why.
+        method: that learned it.
+        candidates: what "auto" chose from; empty where a method was named.
+        expected: accuracy to expect on new photos, by photos that were left out; None of methods that learn step by step, or
+            where no class has a second photo.
         run: what the loop did.
         facts: the method's own numbers.
         weights: what was learned, by name, before it was quantized.
@@ -93,6 +97,9 @@ class Adaptation:
     names: tuple[str, ...]
     used: int
     skipped: tuple[tuple[Source, str], ...]
+    method: str
+    candidates: tuple[Candidate, ...]
+    expected: Expected | None
     run: Run
     facts: dict[str, Any]
     weights: dict[str, NDArray[np.float32]]
@@ -106,9 +113,12 @@ class Adaptation:
 
     def __repr__(self) -> str:
         measured, source = self.held_out or self.train, self.held_out_source or "photos learned from"
+        found = f"{measured.pack:.3f} ({source})"
+        if not self.held_out and self.expected:
+            found = f"{self.expected.accuracy:.3f} to expect, +- {self.expected.margin:.3f} (photos left out in turn)"
         return (
-            f"<Adaptation to {len(self.names)} classes from {self.used} photos: {self.pack.size} bytes, accuracy "
-            f"{measured.pack:.3f} ({source}), hand-written prompt {measured.zero_shot:.3f}>"
+            f"<Adaptation to {len(self.names)} classes from {self.used} photos by {self.method}: {self.pack.size} bytes, "
+            f"accuracy {found}, hand-written prompt {measured.zero_shot:.3f}>"
         )
 
 
@@ -159,21 +169,26 @@ def _adapt(
     held = data.test or (spare if len(spare) else None)
     train = _encode(backbone, shots, _views(settings), settings, "encode photos", progress)
     _check_every_class(data, train)
-    rest = _encode(backbone, held, Views(), settings, "encode held-out", progress) if held else None
+    spares = _encode(backbone, held, Views(), settings, "encode held-out", progress) if held else None
     clock.lap("encode")
     backbone.close()  # one large thing in memory at a time: image encoder, text encoder, torch with the text tower
     by_hand = zero_shot(backbone, data.names, *settings.method_settings.templates)
     backbone.close()
-    learned = _learn(backbone, data, settings, train, by_hand, checkpoint, resume, progress)
+    more = [names_section(data.names)]
+    rest = Pack(backbone.manifest.short_fingerprint, 0, Precision.FP32, (), tuple(more)).size
+    with one_blas_thread():
+        settings, candidates, closed = _chosen(backbone, settings, train, by_hand, rest)
+        learned = None if closed is None else _closed(backbone, settings, closed)
+    if learned is None:
+        learned = _learn(backbone, data, settings, train, by_hand, checkpoint, resume, progress)
     backbone.close()
     clock.lap("learn")
-    more = [names_section(data.names)]
     if settings.provenance:
         more += [PROVENANCE.section(_provenance(settings, learned.schedule, len(train.labels)))]
     # through the bytes, so that what is measured is what a device will see
     pack = Pack.decode(learned.pack(backbone, learned.result, more).encode())
     classifier = Classifier(backbone, pack)
-    parts = [part for part in (train, rest) if part and len(part.labels)]
+    parts = [part for part in (train, spares) if part and len(part.labels)]
     own = parts
     if classifier.backbone is not backbone:  # the pack has an image encoder of its own
         photos = [Photos(part.paths, tuple(part.labels.tolist())) for part in parts]
@@ -186,7 +201,10 @@ def _adapt(
         pack=pack,
         names=data.names,
         used=len(train.labels),
-        skipped=train.features.skipped + (rest.features.skipped if rest else ()),
+        skipped=train.features.skipped + (spares.features.skipped if spares else ()),
+        method=settings.method,
+        candidates=candidates,
+        expected=expected(closed) if closed is not None else None,
         run=learned.run,
         facts=learned.facts,
         weights=learned.weights,
@@ -202,14 +220,15 @@ def _adapt(
 
 def _check(backbone: Backbone, data: Dataset, settings: AdaptSettings) -> int:
     """Everything that can fail before minutes of encoding; the number of learned tokens. Raises as `adapt`."""
-    if importlib.util.find_spec("torch") is None:
+    named = PREFERRED if settings.method == AUTO else settings.method
+    if named not in METHODS:
+        raise PromptError(f"unknown method {named!r}, there are {AUTO}, {', '.join(METHODS)}")
+    method = METHODS[named]
+    if not issubclass(method, ClosedForm) and importlib.util.find_spec("torch") is None:
         raise MissingExtraError("torch")
-    if settings.method not in METHODS:
-        raise PromptError(f"unknown method {settings.method!r}, there are {', '.join(METHODS)}")
     if backbone.precision.upper() not in Precision.__members__:
         known = ", ".join(name.lower() for name in Precision.__members__)
         raise BackboneError(f"no pack can say that it was learned for {backbone.precision}: open the backbone in one of {known}")
-    method = METHODS[settings.method]
     method.read_options(settings.method_settings.options)
     if method.takes is not Takes.FEATURES and data.train.features is not None:
         raise DataError(f"the method {method.name} learns from the photos themselves: give these instead of features")
@@ -240,6 +259,26 @@ class _Learned:
         return Pack(backbone.manifest.short_fingerprint, self.number, self.precision, tensors, (*sections, *more))
 
 
+def _chosen(
+    backbone: Backbone, settings: AdaptSettings, train: Labelled, by_hand: Classifier, rest: int
+) -> tuple[AdaptSettings, tuple[Candidate, ...], ClosedForm | None]:
+    """Settings with a method in place of "auto", what it was chosen from, and the method where it is a closed form.
+
+    Args:
+        rest: bytes of a pack beside what the method brings.
+    """
+    shots = Shots(train.features.values, train.labels, by_hand.class_features, backbone.manifest.logit_scale)
+    if settings.method == AUTO:
+        return choose(shots, settings, rest)
+    kind = METHODS[settings.method]
+    return settings, (), kind(shots, settings.method_settings) if issubclass(kind, ClosedForm) else None
+
+
+def _closed(backbone: Backbone, settings: AdaptSettings, method: ClosedForm) -> _Learned:
+    precision, schedule = Precision[backbone.precision.upper()], settings.loop.over(method.schedule)
+    return _Learned(method.number, precision, method.result(), {}, method.facts(), {}, schedule, Run(), ("", ""))
+
+
 def _learn(
     backbone: Backbone,
     data: Dataset,
@@ -257,8 +296,7 @@ def _learn(
     from edge_qprompt.learn.problem import Problem, initial_context
     from edge_qprompt.learn.teacher import Teacher
 
-    kind = METHODS[settings.method]
-    teacher = None
+    kind, teacher = METHODS[settings.method], None
     if kind.takes is Takes.TEACHER:
         templates, told = settings.method_settings.templates, _stage(progress, "encode in fp32")
         teacher = Teacher.of(backbone, data.names, templates, train.paths, _views(settings), told)

@@ -27,24 +27,10 @@ from torch.optim.sgd import sgd
 from edge_qprompt.errors import EdgeQPromptError
 from edge_qprompt.learn.checkpoint import Checkpoint, CheckpointFile
 from edge_qprompt.learn.method import Method
+from edge_qprompt.learn.run import Run
 from edge_qprompt.learn.settings import ALL, LoopSettings, Schedule
 
 Progress = Callable[[int, int, float], None]
-
-
-@dataclass
-class Run:
-    """What the loop did.
-
-    Attributes:
-        steps: optimiser steps, those before a resume included.
-        losses: mean loss of each epoch.
-        resumed_at: epoch at which a checkpoint was taken up, or None.
-    """
-
-    steps: int = 0
-    losses: list[float] = field(default_factory=list)
-    resumed_at: int | None = None
 
 
 def learn(

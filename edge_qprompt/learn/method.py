@@ -20,6 +20,9 @@ from enum import StrEnum
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, ClassVar
 
+import numpy as np
+from numpy.typing import NDArray
+
 from edge_qprompt.errors import PromptError
 from edge_qprompt.learn.settings import MethodSettings, Schedule
 from edge_qprompt.pack import PackTensor, Section
@@ -28,6 +31,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from edge_qprompt.learn.problem import Problem
+    from edge_qprompt.learn.shots import Shots
     from edge_qprompt.learn.step import Engine
 
 Result = tuple[tuple[PackTensor, ...], tuple[Section, ...]]  # tensors and essential sections of a pack
@@ -128,6 +132,33 @@ class Method(ABC):
             return cls.Options(**values)
         except ValueError as error:
             raise PromptError(f"the method {cls.name}: {error}") from error
+
+
+class ClosedForm(Method):
+    """A method that computes its result at once, with numpy alone.
+
+    Attributes:
+        shots: what it learns from, in place of a problem.
+    """
+
+    def __init__(self, shots: Shots, settings: MethodSettings) -> None:
+        self.shots, self.settings = shots, settings
+        self.options = self.read_options(settings.options)
+        self.parameters = {}
+
+    @property
+    @abstractmethod
+    def size(self) -> int:
+        """Bytes of what `result` gives, known before it is made."""
+
+    @abstractmethod
+    def left_out(self) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
+        """What the method says of photos that it has not learned from: scores (M, C) of those that can be left out, and their
+        labels (M,)."""
+
+    def loss(self, features: Tensor, labels: Tensor) -> Tensor:
+        """There is none."""
+        raise PromptError(f"{self.name} has nothing to learn step by step")
 
 
 def _as(default: Option, value: Option, what: str) -> Option:

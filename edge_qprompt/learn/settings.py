@@ -159,7 +159,8 @@ class AdaptSettings:
     """One adaptation.
 
     Attributes:
-        method: a key of METHODS.
+        method: a key of METHODS; "auto" is the best for these photos within the budget.
+        budget: bytes that "auto" may spend on a pack; None is 100 a class, 1000 at least.
         n_ctx: learned tokens, in each layer that has them; None is what the method says, or `default_ctx`.
         words: start from "a photo of a", again and again where there are more tokens; else at random.
         shots: training photos a class, at most.
@@ -172,7 +173,8 @@ class AdaptSettings:
         engine: what computes a step.
     """
 
-    method: str = "qcoop"
+    method: str = "auto"
+    budget: int | None = None
     n_ctx: int | None = None
     words: bool = True
     shots: int = 16

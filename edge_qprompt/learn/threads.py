@@ -50,9 +50,16 @@ def torch_threads(count: int) -> Iterator[None]:
 
 
 @contextmanager
+def one_blas_thread() -> Iterator[None]:
+    """Run a block in which numpy's BLAS starts no threads of its own: sums then have the same bits on any number of cores."""
+    with _blas().limit(limits=1):
+        yield
+
+
+@contextmanager
 def one_thread_each() -> Iterator[None]:
     """Run a block in which neither torch nor numpy's BLAS starts threads of its own."""
-    with torch_threads(1), _blas().limit(limits=1):
+    with torch_threads(1), one_blas_thread():
         yield
 
 

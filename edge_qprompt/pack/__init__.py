@@ -17,10 +17,12 @@ from edge_qprompt.pack.pack import (
     names_section,
     templates_section,
 )
-from edge_qprompt.pack.section import CLASS_NAMES, PROVENANCE, RESIDUAL_BIAS, TEMPLATE, Kind
+from edge_qprompt.pack.section import CLASS_NAMES, DECISION, PROVENANCE, RESIDUAL_BIAS, TEMPLATE, Decision, Kind
 
 __all__ = [
     "CLASS_NAMES",
+    "DECISION",
+    "Decision",
     "Kind",
     "PROVENANCE",
     "RESIDUAL_BIAS",

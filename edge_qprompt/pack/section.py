@@ -15,13 +15,14 @@ import re
 import struct
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, NamedTuple, TypeVar
 
 from edge_qprompt.errors import PackError
 from edge_qprompt.pack.layout import ESSENTIAL_BELOW, MAX_NAMES, MAX_TEMPLATES, SECTION
 
 T = TypeVar("T")
 FLOAT = struct.Struct("<f")
+DECISION_NUMBERS = struct.Struct("<6e")
 # what would break a line, a terminal or a C string; surrogates (file names that are not UTF-8) have no UTF-8
 UNPRINTABLE = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
 
@@ -82,6 +83,26 @@ class Kind(Generic[T]):
             PackError: a value that cannot be one.
         """
         return Section(self.tag, self.write(value))
+
+
+class Decision(NamedTuple):
+    """The numbers of a discriminant that belong to no class; docs/pack-format.md has the formulas. All fit float16.
+
+    Attributes:
+        spread: logits that are one standard deviation of the classes' scores.
+        distance: mean distance of a photo's feature from the mean feature.
+        unknown: familiarity below which a photo shows none of the classes.
+        text: weight of the cosine with a class's name.
+        seen_text: weight of the names in the choice between classes with photos and classes without.
+        seen: where that choice lies.
+    """
+
+    spread: float
+    distance: float
+    unknown: float
+    text: float
+    seen_text: float
+    seen: float
 
 
 KINDS: dict[int, Kind[Any]] = {}  # by tag
@@ -184,6 +205,22 @@ def _finite(name: str, data: bytes) -> float:
     return value
 
 
+def _write_decision(decision: Decision) -> bytes:
+    try:
+        return DECISION_NUMBERS.pack(*decision)
+    except (OverflowError, struct.error) as error:
+        raise PackError(f"a number of {decision} does not fit float16: learn it again") from error
+
+
+def _decision(name: str, data: bytes) -> Decision:
+    if len(data) != DECISION_NUMBERS.size:
+        raise PackError(f"section {name} has {len(data)} bytes, wanted {DECISION_NUMBERS.size}")
+    decision = Decision(*DECISION_NUMBERS.unpack(data))
+    if not all(map(math.isfinite, decision)) or min(decision.spread, decision.distance) <= 0:
+        raise PackError(f"section {name} holds {decision}: numbers must be finite, spread and distance above 0")
+    return decision
+
+
 def _sha256(name: str, data: bytes) -> bytes:
     if len(data) != (most := hashlib.sha256().digest_size):
         raise PackError(f"section {name} has {len(data)} bytes, a SHA-256 has {most}")
@@ -194,6 +231,7 @@ TEMPLATE = kind(1, "template", lambda text: _write_templates((text,)), lambda na
 RESIDUAL_BIAS = kind(2, "residual bias", FLOAT.pack, _finite)
 TEMPLATES = kind(3, "templates", _write_templates, _templates)
 SHARED_ADAPTER = kind(4, "shared adapter", bytes.fromhex, lambda name, data: _sha256(name, data).hex())
+DECISION = kind(5, "decision", _write_decision, _decision)
 CLASS_NAMES = kind(128, "class names", _write_names, _names)
 NAMES_DIGEST = kind(129, "names digest", bytes, _sha256)
 PROVENANCE = kind(

@@ -40,6 +40,9 @@ class Role(IntEnum):
     LORA_TEXT_OUT = 10  # (layers, 3, W, r), the scale folded in
     LORA_IMAGE_IN = 11  # (layers, 3, r, U)
     LORA_IMAGE_OUT = 12  # (layers, 3, U, r)
+    DISCRIMINANT = 13  # (C, D), in units of each row's scale
+    DISCRIMINANT_ROWS = 14  # (2, C): scales, offsets
+    FEATURE_MEAN = 15  # (D,), of the photos learned from
 
 
 @dataclass(frozen=True, eq=False)

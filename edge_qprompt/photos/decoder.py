@@ -114,7 +114,7 @@ class Decoder:
         process = self._process
         if process is None or sys.platform != "linux":
             return None
-        try:  # what clock_getcpuclockid(3) makes of a process id, which Python does not offer: a tenth of the time of /proc/PID/stat
+        try:  # clock_getcpuclockid(3), which Python does not offer: a tenth of the time of /proc/PID/stat
             return time.clock_gettime((~process.pid << 3) | CPUCLOCK_SCHED)
         except OSError:
             return None

@@ -10,15 +10,17 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
+from edge_qprompt.arrays import normalised
 from edge_qprompt.classify import bias_section
-from edge_qprompt.codebook import ClusterSettings
+from edge_qprompt.codebook import ClusterSettings, Quantized
 from edge_qprompt.learn.later import torch
-from edge_qprompt.learn.method import Result
+from edge_qprompt.learn.method import ClosedForm, Result
 from edge_qprompt.learn.methods.calibration import choose, quantized
 from edge_qprompt.learn.methods.qcoop import QCoOp
 from edge_qprompt.learn.methods.qkgcoop import QKgCoOp
 from edge_qprompt.learn.methods.upon import Upon
-from edge_qprompt.pack import PackTensor, Role
+from edge_qprompt.learn.shots import Shots
+from edge_qprompt.pack import PackTensor, Role, Section, templates_section
 
 Array = NDArray[np.float32]
 
@@ -42,7 +44,16 @@ class ResidualOptions:
         return ClusterSettings(bits=self.residual_bits)
 
 
-class QRes(Upon):
+def with_residuals(shots: Shots, text: Array, clusters: ClusterSettings) -> tuple[PackTensor, Section]:
+    """Quantized residuals over text features (C, D), and how much classes with one are held back."""
+    # over the hand-written prompt: a learned one has seen the photos that are left out, and would seem to need no residual
+    alpha, bias = choose(shots.features, shots.labels, shots.by_hand, clusters, shots.logit_scale)
+    every = shots.features.reshape(-1, text.shape[1])
+    residual = quantized(every, np.repeat(shots.labels, shots.features.shape[1]), text, clusters)
+    return PackTensor.quantized(Role.RESIDUAL, replace(residual, codebook=alpha * residual.codebook)), bias_section(bias)
+
+
+class QRes(ClosedForm):
     """Method `qres`: residuals over the hand-written prompt."""
 
     name, number = "qres", 7
@@ -50,33 +61,58 @@ class QRes(Upon):
     options: ResidualOptions
 
     def result(self) -> Result:
+        """The residuals, the templates, and how much classes with a residual are held back."""
+        tensor, bias = with_residuals(self.shots, self.shots.by_hand, self.options.clusters)
+        return (tensor,), (templates_section(self.settings.templates), bias)
+
+    @property
+    def size(self) -> int:
+        """As of `ClosedForm`."""
+        shape, clusters = self.shots.by_hand.shape, self.options.clusters
+        tensor = PackTensor.quantized(
+            Role.RESIDUAL, Quantized(np.zeros(2**clusters.bits), np.zeros(shape, np.uint8), clusters.bits)
+        )
+        return tensor.size + templates_section(self.settings.templates).size + bias_section(0.0).size
+
+    def left_out(self) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
+        """As of `ClosedForm`; the factor on the residuals is that of the result."""
+        shots, clusters = self.shots, self.options.clusters
+        alpha, _ = choose(shots.features, shots.labels, shots.by_hand, clusters, shots.logit_scale)
+        scores = [np.zeros((0, shots.classes))]
+        labels = [np.zeros(0, np.int64)]
+        for kept, left in shots.parts:
+            every = kept.features.reshape(-1, shots.features.shape[2])
+            residual = quantized(every, np.repeat(kept.labels, kept.features.shape[1]), shots.by_hand, clusters).values()
+            scores.append((left.centre @ normalised(shots.by_hand + alpha * residual).T).astype(np.float64))
+            labels.append(left.labels)
+        return np.concatenate(scores), np.concatenate(labels)
+
+
+class UponPrompt(Upon):
+    """Residuals upon a learned prompt."""
+
+    Options = ResidualOptions
+    options: ResidualOptions
+
+    def result(self) -> Result:
         """The prompt, the residuals, and how much classes with one are held back."""
-        problem, clusters = self.problem, self.options.clusters
+        problem = self.problem
         tensors, sections = super().result()
-        text = self._text(tensors)
-        features, labels = problem.features.numpy(), problem.labels.numpy()
-        # over the hand-written prompt: a learned one has seen the photos that are left out, and would seem to need no residual
-        alpha, bias = choose(features, labels, problem.by_hand.numpy(), clusters, problem.logit_scale)
-        residual = quantized(features.reshape(-1, text.shape[1]), np.repeat(labels, features.shape[1]), text, clusters)
-        scaled = replace(residual, codebook=alpha * residual.codebook)
-        return (*tensors, PackTensor.quantized(Role.RESIDUAL, scaled)), (*sections, bias_section(bias))
-
-    def _text(self, tensors: tuple[PackTensor, ...]) -> Array:
-        """Text features (C, D) under the prompt as it will be stored."""
-        if not tensors:
-            return np.asarray(self.problem.by_hand.numpy(), np.float32)
         with torch.no_grad():
-            return np.asarray(self.problem.engine.encode(torch.from_numpy(tensors[0].values())).numpy(), np.float32)
+            text = np.asarray(problem.engine.encode(torch.from_numpy(tensors[0].values())).numpy(), np.float32)
+        shots = Shots(problem.features.numpy(), problem.labels.numpy(), problem.by_hand.numpy(), problem.logit_scale)
+        tensor, bias = with_residuals(shots, text, self.options.clusters)
+        return (*tensors, tensor), (*sections, bias)
 
 
-class QCoOpQRes(QRes):
+class QCoOpQRes(UponPrompt):
     """Method `qcoop+qres`: residuals over a quantized prompt."""
 
     name, number = "qcoop+qres", 8
     below = QCoOp
 
 
-class QKgCoOpQRes(QRes):
+class QKgCoOpQRes(UponPrompt):
     """Method `qkgcoop+qres`: residuals over a quantized prompt that is held near the hand-written one."""
 
     name, number = "qkgcoop+qres", 20

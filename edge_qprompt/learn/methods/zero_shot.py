@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import TYPE_CHECKING
 
-from edge_qprompt.errors import PromptError
-from edge_qprompt.learn.method import Method, Result
+import numpy as np
+from numpy.typing import NDArray
+
+from edge_qprompt.learn.method import ClosedForm, Result
 from edge_qprompt.learn.settings import MethodSettings
+from edge_qprompt.learn.shots import Shots
 from edge_qprompt.pack import ZERO_SHOT, templates_section
-
-if TYPE_CHECKING:
-    from torch import Tensor
-
-    from edge_qprompt.learn.problem import Problem
 
 GENERAL = (  # the seven that CLIP's authors found for ImageNet among 80: notebooks/Prompt_Engineering_for_ImageNet.ipynb
     "itap of a {}.",
@@ -26,18 +23,23 @@ GENERAL = (  # the seven that CLIP's authors found for ImageNet among 80: notebo
 )
 
 
-class ZeroShot(Method):
+class ZeroShot(ClosedForm):
     """Method `zero-shot`: the templates of the settings, with {} where the class name goes."""
 
     name, number = "zero-shot", ZERO_SHOT
 
-    def loss(self, features: Tensor, labels: Tensor) -> Tensor:
-        """There is none."""
-        raise PromptError(f"{self.name} has nothing to learn")
-
     def result(self) -> Result:
         """The templates."""
         return (), (templates_section(self.settings.templates),)
+
+    @property
+    def size(self) -> int:
+        """As of `ClosedForm`."""
+        return templates_section(self.settings.templates).size
+
+    def left_out(self) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
+        """All photos: none was learned from."""
+        return (self.shots.centre @ self.shots.by_hand.T).astype(np.float64), self.shots.labels
 
 
 class ZeroShotEnsemble(ZeroShot):
@@ -45,5 +47,5 @@ class ZeroShotEnsemble(ZeroShot):
 
     name = "zero-shot-ensemble"
 
-    def __init__(self, problem: Problem, settings: MethodSettings) -> None:
-        super().__init__(problem, replace(settings, templates=GENERAL))
+    def __init__(self, shots: Shots, settings: MethodSettings) -> None:
+        super().__init__(shots, replace(settings, templates=GENERAL))

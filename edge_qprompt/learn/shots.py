@@ -1,0 +1,81 @@
+"""What a closed form learns from: features of photos, their labels, and what the class names alone say. numpy only.
+
+Symbols: N photos, V views, C classes, D dimensions of a feature.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+Array = NDArray[np.float32]
+Labels = NDArray[np.int64]
+Places = NDArray[np.intp]
+
+FOLDS = 8  # at most
+
+
+@dataclass(frozen=True, eq=False)
+class Shots:
+    """Features of photos, their labels, and class features of the hand-written prompt.
+
+    Attributes:
+        features: (N, V, D) float32, unit length; the first view is the centre crop.
+        labels: (N,) int64, 0 to C - 1, each class at least once.
+        by_hand: (C, D) float32, unit length.
+        logit_scale: factor on the cosine similarities.
+    """
+
+    features: Array
+    labels: Labels
+    by_hand: Array
+    logit_scale: float
+
+    @property
+    def centre(self) -> Array:
+        """Features of the centre crops, (N, D)."""
+        return self.features[:, 0]
+
+    @property
+    def classes(self) -> int:
+        """C."""
+        return len(self.by_hand)
+
+    @property
+    def alone(self) -> bool:
+        """Whether no class has a second photo, so that none can be left out."""
+        return len(self.labels) == self.classes
+
+    def of(self, photos: Places) -> Self:
+        """Some of the photos, every class among them."""
+        return replace(self, features=self.features[photos], labels=self.labels[photos])
+
+    def among(self, classes: Places) -> Self:
+        """The photos of some classes, whose labels are counted anew."""
+        place = np.full(self.classes, -1)
+        place[classes] = np.arange(len(classes))
+        mine = place[self.labels] >= 0
+        return replace(self, features=self.features[mine], labels=place[self.labels[mine]], by_hand=self.by_hand[classes])
+
+    @cached_property
+    def parts(self) -> tuple[tuple[Self, Self], ...]:
+        """The folds as photos to learn from, and photos left out."""
+        return tuple((self.of(kept), self.of(left)) for kept, left in self.folds())
+
+    def folds(self, most: int = FOLDS) -> Iterator[tuple[Places, Places]]:
+        """Photos to learn from, and photos left out; each is left out once, but the only one of a class never.
+
+        The photos of a class are spread over the folds, so that each fold leaves out few of one class.
+        """
+        place = np.full(len(self.labels), -1)
+        for label in range(self.classes):
+            mine = np.flatnonzero(self.labels == label)
+            if len(mine) > 1:
+                place[mine] = (label + np.arange(len(mine))) % most
+        for fold in np.unique(place[place >= 0]):
+            yield np.flatnonzero(place != fold), np.flatnonzero(place == fold)
