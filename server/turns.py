@@ -63,9 +63,13 @@ class Turns:
 
     def _next(self) -> None:
         """Hand out what is free."""
-        while self._free and (may := [each for each in self._waiting if self._held.get(each[0], 0) < self._each]):
+        while self._free and (may := [each for each in self._waiting if self._may(*each)]):
             chosen = min(may, key=lambda each: self._held.get(each[0], 0))  # the first of equals
             self._waiting.remove(chosen)
             self._free -= 1
             self._held[chosen[0]] += 1
             chosen[1].set_result(None)
+
+    def _may(self, client: str, turn: asyncio.Future[None]) -> bool:
+        """Whether a client that waits can have a place; who has just gone away still stands in the line."""
+        return not turn.done() and self._held.get(client, 0) < self._each

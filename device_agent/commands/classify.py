@@ -27,6 +27,7 @@ PACK_SUFFIX = ".qpk"
 @terminal.adapter_option
 @click.option("--labels", help="a,b,c instead of the pack's class names; +a,b,c in addition to them.")
 @click.option("--top", type=click.IntRange(1), default=3, show_default=True, help="Labels a photo.")
+@click.option("--no-unknown", is_flag=True, help="Label photos that seem to show none of the classes as well.")
 @terminal.strict_option
 @terminal.json_option
 def command(
@@ -38,6 +39,7 @@ def command(
     adapters: tuple[Path, ...],
     labels: str | None,
     top: int,
+    no_unknown: bool,
     strict: bool,
     as_json: bool,
 ) -> None:
@@ -68,20 +70,24 @@ def command(
     with terminal.progress() as progress:
         for i, path in enumerate(paths):
             try:
-                predictions = tasks.classify(path, top)
+                predictions, unknown = tasks.look(path, top)
             except PhotoError as error:
                 if strict:
                     raise
                 skipped.append((path, str(error)))
             else:
-                results.append({"image": str(path), "tasks": {name: _facts(found) for name, found in predictions.items()}})
+                seen = {
+                    name: {"labels": _facts(found), "unknown": name in unknown and not no_unknown}
+                    for name, found in predictions.items()
+                }
+                results.append({"image": str(path), "tasks": seen})
             progress("classify", i + 1, len(paths))
     terminal.warn_skipped(skipped)
     if not results:
         raise PhotoError(f"none of the {len(paths)} photos can be read")
     facts = {"backbone": model.manifest.name, "precision": model.precision, "skipped": len(skipped)}
     if len(packs) == 1:
-        results = [{"image": row["image"], "labels": row["tasks"][name]} for row in results for name in packs]
+        results = [{"image": row["image"], **row["tasks"][name]} for row in results for name in packs]
         terminal.emit({"pack": str(pack)} | facts | {"images": results}, as_json, _lines)
     else:
         by_task = {"packs": {name: str(path) for name, path in packs.items()}}
@@ -142,18 +148,19 @@ def _expand(image: str) -> list[Path]:
 
 def _lines(r: dict[str, Any]) -> list[str]:
     width = max(len(row["image"]) for row in r["images"])
-    return [f"{row['image']:<{width}}  {_shares(row['labels'])}" for row in r["images"]]
+    return [f"{row['image']:<{width}}  {_shares(row)}" for row in r["images"]]
 
 
 def _task_lines(r: dict[str, Any]) -> list[str]:
     """A line for each photo and task."""
     width, task_width = max(len(row["image"]) for row in r["images"]), max(map(len, r["packs"]))
     return [
-        f"{row['image']:<{width}}  {name:<{task_width}}  {_shares(labels)}"
+        f"{row['image']:<{width}}  {name:<{task_width}}  {_shares(seen)}"
         for row in r["images"]
-        for name, labels in row["tasks"].items()
+        for name, seen in row["tasks"].items()
     ]
 
 
-def _shares(labels: Iterable[dict[str, Any]]) -> str:
-    return "  ".join(f"{p['label']} {terminal.percent(p['probability'])}" for p in labels)
+def _shares(seen: dict[str, Any]) -> str:
+    shares = "  ".join(f"{p['label']} {terminal.percent(p['probability'])}" for p in seen["labels"])
+    return f"unknown (nearest: {shares})" if seen["unknown"] else shares

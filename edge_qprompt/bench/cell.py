@@ -17,7 +17,7 @@ from edge_qprompt.backbone import Backbone
 from edge_qprompt.classify import Classifier, score
 from edge_qprompt.codebook import ClusterSettings
 from edge_qprompt.errors import DataError
-from edge_qprompt.learn import METHODS, AdaptSettings, LoopSettings, MethodSettings, adapt
+from edge_qprompt.learn import AUTO, METHODS, AdaptSettings, LoopSettings, MethodSettings, adapt, check_options
 from edge_qprompt.pack import RAW_BITS, Pack, Role
 from edge_qprompt.photos import Dataset, features_of, load_dataset, read
 
@@ -75,8 +75,8 @@ class Cell:
         loop = LoopSettings(**take(LoopSettings), seed=self.seed)
         clusters = ClusterSettings(**take(ClusterSettings))
         shared, more = take(MethodSettings), take(AdaptSettings)
-        if method := METHODS.get(more.get("method", AdaptSettings.method)):
-            method.read_options(left)
+        if (method := more.get("method", AdaptSettings.method)) in (AUTO, *METHODS):
+            check_options(method, left)
         told = MethodSettings(clusters, **shared, seed=self.seed, options=left)
         return AdaptSettings(loop=loop, method_settings=told, **more)
 

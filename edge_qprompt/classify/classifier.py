@@ -50,6 +50,7 @@ class Classifier:
         backbone: whose image features the pack is for: the one given, or one with the pack's own encoders.
         own_encoder: which of the two.
         head: what compares features with the classes.
+        tells_unknown: whether `knows` can say no: the pack knows what its photos look like, and each label had some.
         class_features: (C, D) float32, what a photo's feature is compared with, without regard to any photo; of unit length but
             for a discriminant's.
 
@@ -75,6 +76,7 @@ class Classifier:
         self.backbone = backbone.adapted(pack)  # whose features `logits` takes
         self.own_encoder = self.backbone is not backbone
         self._discriminant = Discriminant.of(pack, self.backbone.manifest.embed_dim)
+        self.tells_unknown = self._discriminant is not None and set(names) <= set(pack.class_names or ())
         self.head: Head
         if self._discriminant is not None:
             self.head = _discriminating(self._discriminant, self.backbone, pack, names)
@@ -100,6 +102,30 @@ class Classifier:
         logits = self.logits(features)
         shifted = np.exp(logits - logits.max(axis=1, keepdims=True))
         return np.asarray(shifted / shifted.sum(axis=1, keepdims=True), np.float32)
+
+    def knows(self, features: Array, threshold: float | None = None) -> NDArray[np.bool_]:
+        """Whether photos look like those of the labels, (B,); all True where the pack cannot tell.
+
+        Args:
+            features: (B, D) float32, unit length.
+            threshold: familiarity from which they do; None is the pack's, which about 3 % of its own photos miss.
+        """
+        if self._discriminant is None or not self.tells_unknown:
+            return np.ones(len(features), bool)
+        least = self._discriminant.decision.unknown if threshold is None else threshold
+        return np.asarray(self.familiarity(features) >= least)
+
+    def familiarity(self, features: Array) -> Array:
+        """How much photos (B, D) look like those of the labels, (B,), the higher the more.
+
+        Raises:
+            PackError: the pack cannot tell.
+        """
+        if self._discriminant is None or not self.tells_unknown:
+            raise PackError(
+                "the pack cannot tell what its photos look like: learn it with the method qgda, and give no new names"
+            )
+        return self._discriminant.familiarity(features, self.logits(features))
 
     def classify(self, photo: AnyPhoto, top: int = 3) -> list[Prediction]:
         """The most probable labels of one photo, best first.

@@ -21,7 +21,7 @@ from edge_qprompt.errors import PackError
 from edge_qprompt.pack import DECISION, Decision, Pack, Role
 
 FAR = 2.0  # weight of the distance in the familiarity of a photo of anything: docs/adr/0019-discriminant.md
-NEAR = 0.3  # the same where it shows one of some named classes, of which many look alike
+NEAR = 1.0  # the same where it shows one of some named classes, of which many look alike
 
 Array = NDArray[np.float32]
 

@@ -212,9 +212,14 @@ class Tasks:
         Raises:
             PhotoError: the photo cannot be read.
         """
+        return self.look(photo, top)[0]
+
+    def look(self, photo: AnyPhoto, top: int = 3) -> tuple[dict[str, list[Prediction]], frozenset[str]]:
+        """As `classify`, and the tasks none of whose classes the photo seems to show."""
         pixels = pixels_of(self.backbone, photo)
         own = {encoder: encoder.encode_images(pixels)[0] for encoder in self.encoders}
-        return self.rank(self.backbone.encode_images(pixels)[0], top, own)
+        feature = self.backbone.encode_images(pixels)[0]
+        return self.rank(feature, top, own), self.unknown(feature, own)
 
     def rank(self, feature: Array, top: int = 3, own: Own = NONE) -> dict[str, list[Prediction]]:
         """The most probable labels for each task, best first.
@@ -234,6 +239,15 @@ class Tasks:
         for name, task in parts.apart.items():
             found[name] = task.rank(task.probabilities(_of(task, name, feature, own)[None])[0], top)
         return parts.ordered(found)
+
+    def unknown(self, feature: Array, own: Own = NONE) -> frozenset[str]:
+        """The tasks none of whose classes a photo shows, as far as their packs can tell; arguments as of `rank`.
+
+        Raises:
+            PackError: a feature is missing in `own`.
+        """
+        telling = {name: task for name, task in self._tasks.items() if task.tells_unknown}
+        return frozenset(name for name, task in telling.items() if not task.knows(_of(task, name, feature, own)[None])[0])
 
     def _logits(self, stack: _Stack, features: Array) -> Array:
         if len(features) == 1:  # bound by memory: on a busy machine BLAS waits longer for its threads than it computes

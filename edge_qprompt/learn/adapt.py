@@ -23,7 +23,7 @@ from edge_qprompt.backbone import Backbone, name_tokens
 from edge_qprompt.classify import Classifier, Scores, zero_shot
 from edge_qprompt.console import Bars, in_notebook
 from edge_qprompt.errors import BackboneError, DataError, MissingExtraError, PromptError
-from edge_qprompt.learn.candidates import AUTO, PREFERRED, Candidate, Expected, choose, expected
+from edge_qprompt.learn.candidates import AUTO, PREFERRED, Candidate, Expected, check_options, choose, expected
 from edge_qprompt.learn.method import ClosedForm, Result, Takes
 from edge_qprompt.learn.methods.registry import METHODS
 from edge_qprompt.learn.run import Run
@@ -229,7 +229,7 @@ def _check(backbone: Backbone, data: Dataset, settings: AdaptSettings) -> int:
     if backbone.precision.upper() not in Precision.__members__:
         known = ", ".join(name.lower() for name in Precision.__members__)
         raise BackboneError(f"no pack can say that it was learned for {backbone.precision}: open the backbone in one of {known}")
-    method.read_options(settings.method_settings.options)
+    check_options(settings.method, settings.method_settings.options)
     if method.takes is not Takes.FEATURES and data.train.features is not None:
         raise DataError(f"the method {method.name} learns from the photos themselves: give these instead of features")
     if method.takes is Takes.PIXELS:

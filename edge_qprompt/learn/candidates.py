@@ -14,6 +14,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from edge_qprompt.errors import PromptError
 from edge_qprompt.learn.method import ClosedForm, Option
 from edge_qprompt.learn.methods.registry import METHODS
 from edge_qprompt.learn.settings import AdaptSettings
@@ -79,6 +80,14 @@ class Candidate:
     def bits(self) -> int | None:
         """Bits a weight; None of a method without."""
         return next((int(value) for value in self.options.values()), None)
+
+
+def check_options(name: str, options: Mapping[str, Option]) -> None:
+    """Raise a PromptError about options that a method, or AUTO, does not have."""
+    if name != AUTO:
+        METHODS[name].read_options(options)
+    elif options:
+        raise PromptError(f"the method {AUTO} has no option {next(iter(options))}: name the method that has it")
 
 
 def budget_of(settings: AdaptSettings, classes: int) -> int:

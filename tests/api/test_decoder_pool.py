@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import random
 import signal
 import time
 from collections.abc import AsyncIterator, Callable, Coroutine
@@ -243,5 +244,25 @@ def test_a_decoder_whose_link_has_ended_is_replaced_though_it_runs() -> None:
             worker._link._end()
             assert (await decoders.views("me", PHOTO, JOB)).shape == (1, 3, 32, 32)
             assert decoders.processes != [pid]
+
+    run(test)
+
+
+@pytest.mark.timeout(300)
+def test_no_place_is_lost_however_clients_leave() -> None:
+    async def test() -> None:
+        rng = random.Random(0)
+        async with pool(places=2) as (decoders, _):
+            for _ in range(60):
+                asked = [
+                    asyncio.create_task(decoders.views(rng.choice("abc"), rng.choice([PHOTO, b"bad"]), JOB)) for _ in range(4)
+                ]
+                await asyncio.sleep(rng.choice([0, 0, 0.001, 0.01, 0.05]))
+                for each in asked:
+                    if rng.random() < 0.6:
+                        each.cancel()
+                found = await asyncio.gather(*asked, return_exceptions=True)
+                assert not [each for each in found if isinstance(each, (asyncio.InvalidStateError, ValueError))]
+            await asyncio.gather(*(decoders.views("d", PHOTO, JOB) for _ in range(4)))
 
     run(test)

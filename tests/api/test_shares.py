@@ -95,6 +95,22 @@ def test_whoever_stops_waiting_takes_no_place_away(given: bool) -> None:
     asyncio.run(test())
 
 
+def test_a_place_is_not_given_to_who_leaves_in_the_same_moment() -> None:
+    async def test() -> None:
+        turns = Turns(1)
+        await turns.take("a")
+        leaving, waiting = (asyncio.create_task(turns.take(name)) for name in "bc")
+        await asyncio.sleep(0)
+        leaving.cancel()  # it stands in the line until it hears of that
+        turns.give("a")
+        await asyncio.wait_for(waiting, 1)
+        assert leaving.cancelled()
+        turns.give("c")
+        await asyncio.wait_for(turns.take("d"), 1)
+
+    asyncio.run(test())
+
+
 def test_a_fair_lock_gives_everyone_a_turn() -> None:
     lock, order = FairLock(), []
 

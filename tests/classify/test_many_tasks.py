@@ -208,8 +208,9 @@ def test_the_command_takes_several_packs(edge_qprompt_command: Command, files: P
     assert [row["image"] for row in both["images"]] == ["3.png", "11.png"]
     for i, row in enumerate(both["images"]):
         assert list(row["tasks"]) == ["pet", "flowers"]
-        for name, labels in row["tasks"].items():
-            alone = one[name]["images"][i]["labels"]
+        for name, seen in row["tasks"].items():
+            labels, alone = seen["labels"], one[name]["images"][i]["labels"]
+            assert seen["unknown"] is one[name]["images"][i]["unknown"] is False
             assert [p["label"] for p in labels] == [p["label"] for p in alone]
             assert [p["probability"] for p in labels] == pytest.approx([p["probability"] for p in alone], abs=1e-6)
 
@@ -237,5 +238,5 @@ def test_the_command_needs_photos_beside_packs(edge_qprompt_command: Command, fi
 
 def test_labels_hold_for_every_pack(edge_qprompt_command: Command, files: Path) -> None:
     found = edge_qprompt_command("classify", "pet.qpk", "either.qpk", "3.png", "--labels", "+fox", "--json", cwd=files).json
-    labels = {name: {p["label"] for p in row} for name, row in found["images"][0]["tasks"].items()}
+    labels = {name: {p["label"] for p in row["labels"]} for name, row in found["images"][0]["tasks"].items()}
     assert labels == {"pet": {"cat", "fox"}, "either": {"bag", "no bag", "fox"}}

@@ -89,7 +89,8 @@ def test_without_torch_adapt_says_what_to_install(nano: Backbone, photos: MakePh
     find = importlib.util.find_spec
     monkeypatch.setattr("importlib.util.find_spec", lambda name, *more: None if name == "torch" else find(name, *more))
     with pytest.raises(MissingExtraError, match=r"pip install 'edge-qprompt\[adapt\]'"):
-        adapt(nano, photos("bag", "coat"))
+        adapt(nano, photos("bag", "coat"), AdaptSettings(method="coop"))
+    assert adapt(nano, photos("bag", "coat")).method == "qgda"
 
 
 def test_methods_are_listed_and_asked_without_torch() -> None:

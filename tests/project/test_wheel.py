@@ -73,7 +73,8 @@ def test_install_without_torch_is_small_and_works(environment: Path, tmp_path: P
 
 
 def test_missing_extra_is_named(environment: Path, tmp_path: Path) -> None:
-    for words, extra in ((["adapt", "x", "--out", "y.qpk"], "adapt"), (["export", "ViT-B-32", "openai", "--out", "x"], "export")):
+    learn, export = ["adapt", "x", "--out", "y.qpk", "--method", "qcoop"], ["export", "ViT-B-32", "openai", "--out", "x"]
+    for words, extra in ((learn, "adapt"), (export, "export")):
         done = subprocess.run(
             [environment / "bin" / "edge-qprompt", *words], cwd=tmp_path, capture_output=True, text=True, timeout=100
         )

@@ -73,7 +73,7 @@ class Gaussian:
         offsets = offsets + weights @ about
         shifted = views - about
         moment = shifted.T @ shifted / len(shifted)
-        moment += DAMPING * np.trace(moment) / dims * np.eye(dims)
+        moment += DAMPING * max(np.trace(moment) / dims, np.finfo(float).tiny) * np.eye(dims)
         return cls(weights, offsets, means, mean, spread_of(shifted @ weights.T + offsets), moment)
 
     def rows(self, bits: int) -> Rows:

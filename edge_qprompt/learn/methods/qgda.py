@@ -29,9 +29,10 @@ LONE_TEXT_WEIGHT = 0.2  # with one photo a class, where the names alone are righ
 LEVEL = 0.25  # standard deviations of a number of hits: the names stay out unless they win by more
 TEMPERATURES = np.geomspace(0.5, 16, 21)
 LOST = 0.03  # of rightly labelled photos that were left out, those that seem unknown: one in twenty at most of new ones
-SEEN_TEXTS = (0.0, 0.25, 0.5, 1.0, 2.0)
+NAMES_WEIGHT = 0.1  # of the names' lead, in standard deviations, in the choice between classes with and without photos
 FEWEST_UNSEEN = 3  # classes of which some can play unseen
 UNSEEN_GROUPS = 8  # at most
+LEAST_DISTANCE = 1e-3  # of photos that are all the same
 UNKNOWN_NEVER = -6e4  # a familiarity that no photo is below, in float16
 
 
@@ -65,10 +66,10 @@ class QGDA(ClosedForm):
         factor = temperature / shots.logit_scale
         spread = spread_of(shots.centre @ shots.by_hand.T)
         about = gaussian.mean.values()
-        distance = float(np.linalg.norm(shots.centre - about, axis=1).mean())
-        names, seen = _seen(shots, left, self.text_weight)
+        distance = max(float(np.linalg.norm(shots.centre - about, axis=1).mean()), LEAST_DISTANCE)
+        seen = _seen(shots, left, self.text_weight)
         unknown = _unknown(left, self.text_weight)
-        decision = Decision(temperature, distance, unknown, self.text_weight * factor / spread, names / spread, seen)
+        decision = Decision(temperature, distance, unknown, self.text_weight * factor / spread, NAMES_WEIGHT / spread, seen)
         return rows.tensors(factor / gaussian.spread), (templates_section(self.settings.templates), DECISION.section(decision))
 
     @property
@@ -169,62 +170,25 @@ def _unknown(left: Scored, text_weight: float) -> float:
     return float(np.quantile(left.familiarity(text_weight)[right], LOST)) if right.any() else UNKNOWN_NEVER
 
 
-def _seen(shots: Shots, left: Scored, text_weight: float) -> tuple[float, float]:
-    """Weight of the names, and the least value, in the choice between classes with photos and classes that are names alone.
+def _seen(shots: Shots, left: Scored, text_weight: float) -> float:
+    """Where the choice lies between classes with photos and classes that are names alone.
 
-    Classes play unseen, some at a time; of the names, every other one plays a name alone, then the others do. The best harmonic
-    mean of both accuracies counts.
+    Halfway between the medians of photos whose class has photos, left out in turn, and of photos whose class plays unseen; of
+    the names, every other one plays a name alone, then the others do.
     """
     if shots.classes < FEWEST_UNSEEN:
-        return SEEN_TEXTS[2], -NEAR
-    order = np.concatenate([each for _, each in shots.folds()]) if not shots.alone else np.arange(len(shots.labels))
-    inside = left if not shots.alone else Scored.of(shots, shots)  # with one photo a class none can be left out
+        return -NEAR
+    order = np.arange(len(shots.labels)) if shots.alone else np.concatenate([out for _, out in shots.folds()])
+    inside = Scored.of(shots, shots) if shots.alone else left
     cosines, half = shots.centre @ shots.by_hand.T, np.arange(shots.classes) % 2
     mine = half[shots.labels][:, None] == half  # (N, C): names in the half of a photo's class
     lead = np.where(mine, cosines, -1).max(axis=1) - np.where(mine, -1, cosines).max(axis=1)
-    lead = lead / spread_of(cosines)
-    by_name = np.where(mine, cosines, -1).argmax(axis=1) == shots.labels
+    lead = NAMES_WEIGHT * lead / spread_of(cosines)  # (N,), of the names of the photo's half over the others
     groups = np.arange(shots.classes) % min(UNSEEN_GROUPS, shots.classes)
-    familiar, unseen = [inside.familiarity(text_weight, NEAR)], []
+    unseen = []
     for group in np.unique(groups):
-        away = np.flatnonzero(groups[shots.labels] == group)
         known, others = shots.among(np.flatnonzero(groups != group)), shots.among(np.flatnonzero(groups == group))
-        familiar.append(Scored.of(known, others).familiarity(text_weight, NEAR))
-        unseen.append(away)
-    new = np.concatenate(unseen)
-    sides = _Sides(
-        np.concatenate(familiar),
-        np.concatenate([lead[order], -lead[new]]),
-        np.arange(len(order) + len(new)) < len(order),
-        np.concatenate([inside.logits(text_weight).argmax(axis=1) == inside.labels, by_name[new]]),
-    )
-    return max((sides.best(weight) for weight in SEEN_TEXTS), key=lambda choice: choice[2])[:2]
-
-
-@dataclass(frozen=True)
-class _Sides:
-    """Photos whose class has photos, and photos whose class is a name alone: (M,) each.
-
-    Attributes:
-        familiar: how familiar they look.
-        names: by how much the best name of a class with photos leads over the best of those without, in standard deviations.
-        seen: whether the photo's class has photos.
-        right: whether it is labelled right once that choice is.
-    """
-
-    familiar: Floats
-    names: Floats
-    seen: NDArray[np.bool_]
-    right: NDArray[np.bool_]
-
-    def best(self, weight: float) -> tuple[float, float, float]:
-        """A weight of the names, the least value to go with it, and the harmonic mean that they reach."""
-        value = self.familiar + weight * self.names
-        order = np.argsort(-value, kind="stable")
-        hits, new_hits = (self.seen & self.right)[order], (~self.seen & self.right)[order]
-        base = np.cumsum(hits) / max(self.seen.sum(), 1)  # where the choice lies at each value
-        new = (new_hits.sum() - np.cumsum(new_hits)) / max((~self.seen).sum(), 1)
-        harmonic = 2 * base * new / np.maximum(base + new, np.finfo(float).tiny)
-        at = int(harmonic.argmax())
-        between = value[order[min(at + 1, len(order) - 1)]]
-        return weight, float((value[order[at]] + between) / 2), float(harmonic[at])
+        familiar = Scored.of(known, others).familiarity(text_weight, NEAR)
+        unseen.append(familiar - lead[groups[shots.labels] == group])
+    seen = inside.familiarity(text_weight, NEAR) + lead[order]
+    return float(np.median(seen) + np.median(np.concatenate(unseen))) / 2
