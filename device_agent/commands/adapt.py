@@ -400,8 +400,7 @@ def _lines(r: dict[str, Any]) -> list[str]:
 
 def _accuracy(r: dict[str, Any]) -> str:
     """Of photos that were not learned from; where there are none, what those that were learned from say, in these words."""
-    before = terminal.percent(r["zero_shot_accuracy"])
-    expected = None
+    before, expected = terminal.percent(r["zero_shot_accuracy"]), None
     if r["expected_accuracy"] is not None:
         expected = f"expected on new photos: {terminal.percent(r['expected_accuracy'])}, +- {100 * r['expected_margin']:.1f}"
     if r["held_out_source"]:
@@ -411,7 +410,7 @@ def _accuracy(r: dict[str, Any]) -> str:
     if expected:
         return f"accuracy   {expected} (each photo labelled by what the others teach); {before} before"
     learned = terminal.percent(r["train_accuracy"])
-    return f"accuracy   on new photos not known: {learned} of those learned from ({before} before), more than new ones will have"
+    return f"accuracy   {before} before, {learned} after, on the photos learned from: new ones have less"
 
 
 def _table(candidates: list[dict[str, Any]]) -> list[str]:

@@ -76,7 +76,7 @@ class Cell:
         clusters = ClusterSettings(**take(ClusterSettings))
         shared, more = take(MethodSettings), take(AdaptSettings)
         if (method := more.get("method", AdaptSettings.method)) in (AUTO, *METHODS):
-            check_options(method, left)
+            check_options(METHODS.get(method), left)
         told = MethodSettings(clusters, **shared, seed=self.seed, options=left)
         return AdaptSettings(loop=loop, method_settings=told, **more)
 

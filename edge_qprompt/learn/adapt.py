@@ -229,7 +229,7 @@ def _check(backbone: Backbone, data: Dataset, settings: AdaptSettings) -> int:
     if backbone.precision.upper() not in Precision.__members__:
         known = ", ".join(name.lower() for name in Precision.__members__)
         raise BackboneError(f"no pack can say that it was learned for {backbone.precision}: open the backbone in one of {known}")
-    check_options(settings.method, settings.method_settings.options)
+    check_options(None if settings.method == AUTO else method, settings.method_settings.options)
     if method.takes is not Takes.FEATURES and data.train.features is not None:
         raise DataError(f"the method {method.name} learns from the photos themselves: give these instead of features")
     if method.takes is Takes.PIXELS:

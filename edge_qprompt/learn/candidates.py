@@ -12,18 +12,17 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
-import numpy as np
-
 from edge_qprompt.errors import PromptError
-from edge_qprompt.learn.method import ClosedForm, Option
+from edge_qprompt.learn.method import ClosedForm, Method, Option
 from edge_qprompt.learn.methods.registry import METHODS
 from edge_qprompt.learn.settings import AdaptSettings
 from edge_qprompt.learn.shots import Shots
 
 AUTO = "auto"
+BY_HAND = "zero-shot"
 LEAST_BUDGET, CLASS_BUDGET = 1000, 100  # bytes of a pack, and of each class, where nobody says more
 TRIED: tuple[tuple[str, Mapping[str, Option]], ...] = (
-    ("zero-shot", {}),
+    (BY_HAND, {}),
     ("qres", {"residual_bits": 2}),
     ("qgda", {"discriminant_bits": 1}),
     ("qgda", {"discriminant_bits": 2}),
@@ -32,7 +31,8 @@ TRIED: tuple[tuple[str, Mapping[str, Option]], ...] = (
 )
 PREFERRED = "qgda"  # which another has to beat by more than chance
 PROMPT = "qcoop"
-LEVEL = 0.25  # standard deviations of a number of hits that are chance
+FEWER = 0.2  # see Expected.of
+LEVEL = 0.25  # standard deviations of an accuracy that are chance, at most half of them
 
 
 @dataclass(frozen=True)
@@ -50,10 +50,14 @@ class Expected:
     n: int
 
     @classmethod
-    def of(cls, hits: int, n: int) -> Expected:
-        """From a number of hits among n photos; the margin is Agresti and Coull's (1998)."""
+    def of(cls, hits: int, n: int, each: float) -> Expected:
+        """From a number of hits among n photos of so many a class.
+
+        The margin is Agresti and Coull's (1998), and what it costs that each photo is labelled by fewer than all: a fifth over
+        the photos a class is twice what was measured (docs/adr/0019-discriminant.md).
+        """
         near = (hits + 2) / (n + 4)
-        return cls(hits / n, 2 * math.sqrt(near * (1 - near) / (n + 4)), n)
+        return cls(hits / n, 2 * math.sqrt(near * (1 - near) / (n + 4)) + FEWER / each, n)
 
 
 @dataclass(frozen=True)
@@ -82,10 +86,10 @@ class Candidate:
         return next((int(value) for value in self.options.values()), None)
 
 
-def check_options(name: str, options: Mapping[str, Option]) -> None:
-    """Raise a PromptError about options that a method, or AUTO, does not have."""
-    if name != AUTO:
-        METHODS[name].read_options(options)
+def check_options(method: type[Method] | None, options: Mapping[str, Option]) -> None:
+    """Raise a PromptError about options that a method does not have; None is AUTO."""
+    if method is not None:
+        method.read_options(options)
     elif options:
         raise PromptError(f"the method {AUTO} has no option {next(iter(options))}: name the method that has it")
 
@@ -98,7 +102,10 @@ def budget_of(settings: AdaptSettings, classes: int) -> int:
 def expected(method: ClosedForm) -> Expected | None:
     """What a closed form makes expect; None where no photo can be left out."""
     scores, labels = method.left_out()
-    return Expected.of(int((scores.argmax(axis=1) == labels).sum()), len(labels)) if len(labels) else None
+    if not len(labels):
+        return None
+    shots = method.shots
+    return Expected.of(int((scores.argmax(axis=1) == labels).sum()), len(labels), len(shots.labels) / shots.classes)
 
 
 def choose(shots: Shots, settings: AdaptSettings, rest: int) -> tuple[AdaptSettings, tuple[Candidate, ...], ClosedForm | None]:
@@ -111,6 +118,9 @@ def choose(shots: Shots, settings: AdaptSettings, rest: int) -> tuple[AdaptSetti
 
     Returns:
         None in place of the method where it is a prompt, which has to be learned.
+
+    Raises:
+        PromptError: nothing fits.
     """
     budget = budget_of(settings, shots.classes)
     candidates, made = [], []
@@ -124,29 +134,28 @@ def choose(shots: Shots, settings: AdaptSettings, rest: int) -> tuple[AdaptSetti
         seen = expected(method) if fits else None
         candidates.append(Candidate(name, options, size, fits, seen, time.perf_counter() - began))
         made.append(method)
-    best = _best(candidates)
-    if best is None or (
-        candidates[best].method == "zero-shot"
-        and importlib.util.find_spec("torch") is not None
-        and not any(each.fits for each in candidates[1:])
-    ):
+    if not any(each.fits for each in candidates):
+        least = min(each.bytes for each in candidates)
+        raise PromptError(
+            f"no pack of {shots.classes} classes fits {budget} bytes, their names take {rest}: allow {least} at least"
+        )
+    if [each.method for each in candidates if each.fits] == [BY_HAND] and importlib.util.find_spec("torch") is not None:
         return replace(settings, method=PROMPT), tuple(candidates), None
-    chosen = candidates[best]
-    told = replace(settings.method_settings, options=chosen.options)
-    return replace(settings, method=chosen.method, method_settings=told), tuple(candidates), made[best]
+    best = _best(candidates, shots.few)
+    told = replace(settings.method_settings, options=candidates[best].options)
+    return replace(settings, method=candidates[best].method, method_settings=told), tuple(candidates), made[best]
 
 
-def _best(candidates: Sequence[Candidate]) -> int | None:
-    """Which one to take of those that fit; of one method in several bits that with the most, whose lead is no chance."""
+def _best(candidates: Sequence[Candidate], few: bool) -> int:
+    """Which one to take of those that fit: of one method that with the most bits, of all methods that whose lead is no chance.
+
+    With few photos PREFERRED: the hand-written prompt would be measured on all of them, others as if there were fewer still.
+    """
     last = {each.method: i for i, each in enumerate(candidates) if each.fits}
-    if not last:
-        return None
-    hits = {name: seen.accuracy * seen.n for name, i in last.items() if (seen := candidates[i].expected)}
-    if not hits:
-        return last.get(PREFERRED, max(last.values()))
-    best = max(hits, key=lambda name: hits[name])
-    seen = candidates[last[best]].expected
-    assert seen
-    if PREFERRED in hits and hits[PREFERRED] >= hits[best] - LEVEL * np.sqrt(seen.n):
+    seen = {name: found for name, i in last.items() if (found := candidates[i].expected)}
+    if PREFERRED in last and (few or PREFERRED not in seen):
+        return last[PREFERRED]
+    best = max(seen, key=lambda name: seen[name].accuracy) if seen else max(last, key=lambda name: last[name])
+    if PREFERRED in seen and seen[PREFERRED].accuracy >= seen[best].accuracy - LEVEL / math.sqrt(seen[PREFERRED].n):
         best = PREFERRED
     return last[best]

@@ -18,6 +18,7 @@ Labels = NDArray[np.int64]
 Places = NDArray[np.intp]
 
 FOLDS = 8  # at most
+FEW = 3  # photos a class below which those left out say more about having fewer than about a method
 
 
 @dataclass(frozen=True, eq=False)
@@ -51,6 +52,11 @@ class Shots:
         """Whether no class has a second photo, so that none can be left out."""
         return len(self.labels) == self.classes
 
+    @property
+    def few(self) -> bool:
+        """Whether there are too few photos to choose by those left out."""
+        return len(self.labels) < FEW * self.classes
+
     def of(self, photos: Places) -> Self:
         """Some of the photos, every class among them."""
         return replace(self, features=self.features[photos], labels=self.labels[photos])
@@ -70,12 +76,14 @@ class Shots:
     def folds(self, most: int = FOLDS) -> Iterator[tuple[Places, Places]]:
         """Photos to learn from, and photos left out; each is left out once, but the only one of a class never.
 
-        The photos of a class are spread over the folds, so that each fold leaves out few of one class.
+        The photos of a class are spread over the folds. Where it has enough of them, classes begin at different folds; with
+        fewer, a class of which a photo is left out would stand against others that have one more.
         """
         place = np.full(len(self.labels), -1)
         for label in range(self.classes):
             mine = np.flatnonzero(self.labels == label)
             if len(mine) > 1:
-                place[mine] = (label + np.arange(len(mine))) % most
+                first = label if len(mine) >= most else 0
+                place[mine] = (first + np.arange(len(mine))) % min(most, len(mine))
         for fold in np.unique(place[place >= 0]):
             yield np.flatnonzero(place != fold), np.flatnonzero(place == fold)

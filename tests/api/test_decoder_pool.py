@@ -100,7 +100,7 @@ def test_the_next_photo_does_not_wait_for_slow_ones() -> None:
             await asyncio.sleep(2 * QUICK_SECONDS)
             began = time.monotonic()
             await decoders.views("you", PHOTO, JOB)
-            assert time.monotonic() - began < 8 * QUICK_SECONDS  # seconds of this processor for each slow one, otherwise
+            assert time.monotonic() - began < 20 * QUICK_SECONDS  # seconds of this processor for each slow one, otherwise
             for each in asyncio.as_completed(slow):
                 with pytest.raises((HTTPProblem, CostError)):
                     await each
@@ -141,13 +141,15 @@ def test_who_leaves_gives_the_place_back_at_once() -> None:
     run(test)
 
 
-def test_the_deadline_counts_from_the_question() -> None:
+def test_the_deadline_counts_from_the_question(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("server.decoders.QUICK_SECONDS", 60.0)  # so that the first keeps its place
+
     async def test() -> None:
-        async with pool(places=1, seconds=0.3) as (decoders, abandoned):
+        async with pool(places=1, seconds=1.2) as (decoders, abandoned):
             waiting = asyncio.gather(*(decoders.views("me", SLOW, JOB) for _ in range(2)), return_exceptions=True)
             first, second = await waiting
             assert isinstance(first, CostError)
-            assert "longer than 0.3 s" in str(first)
+            assert "longer than 1.2 s" in str(first)
             assert isinstance(second, HTTPProblem)
             assert second.status_code == 503
             assert sorted(abandoned) == ["deadline", "waited"]

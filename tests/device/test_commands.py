@@ -102,7 +102,7 @@ def test_adapt_for_people(edge_qprompt_command: Command, photos: MakePhotos, tmp
     first, accuracy, learned_from = done.out.splitlines()
     assert first.startswith(f"a.qpk  {(tmp_path / 'a.qpk').stat().st_size} bytes, 2 classes, qcoop on nano fp32")
     assert " before, " in accuracy
-    assert "on the training photos" in accuracy
+    assert "on the photos learned from: new ones have less" in accuracy
     assert learned_from.startswith("learned    from 5 photos in 1 steps, float32, 1 thread (encode ")
     warnings = done.err.splitlines()
     assert all(line.startswith("warning: ") for line in warnings)

@@ -86,11 +86,11 @@ def test_a_precision_that_no_pack_can_name_is_refused_before_photos_are_encoded(
 
 
 def test_without_torch_adapt_says_what_to_install(nano: Backbone, photos: MakePhotos, monkeypatch: pytest.MonkeyPatch) -> None:
-    find = importlib.util.find_spec
+    find, folder = importlib.util.find_spec, photos("bag", "coat")
     monkeypatch.setattr("importlib.util.find_spec", lambda name, *more: None if name == "torch" else find(name, *more))
     with pytest.raises(MissingExtraError, match=r"pip install 'edge-qprompt\[adapt\]'"):
-        adapt(nano, photos("bag", "coat"), AdaptSettings(method="coop"))
-    assert adapt(nano, photos("bag", "coat")).method == "qgda"
+        adapt(nano, folder, AdaptSettings(method="coop"))
+    assert adapt(nano, folder).method == "qgda"
 
 
 def test_methods_are_listed_and_asked_without_torch() -> None:

@@ -25,7 +25,7 @@ from edge_qprompt.pack import DECISION, Decision, templates_section
 Floats = NDArray[np.float64]
 
 TEXT_WEIGHTS = (0.0, 0.1, 0.2, 0.35, 0.5, 0.75, 1.0)  # of the names' scores, both in standard deviations
-LONE_TEXT_WEIGHT = 0.2  # with one photo a class, where the names alone are right about half of the photos
+FEW_TEXT_WEIGHT = 0.2  # with few photos, where the names alone are right about half of them
 LEVEL = 0.25  # standard deviations of a number of hits: the names stay out unless they win by more
 TEMPERATURES = np.geomspace(0.5, 16, 21)
 LOST = 0.03  # of rightly labelled photos that were left out, those that seem unknown: one in twenty at most of new ones
@@ -98,9 +98,9 @@ class QGDA(ClosedForm):
     @cached_property
     def text_weight(self) -> float:
         """Weight of the names' scores beside the discriminant's."""
-        if self.shots.alone:
+        if self.shots.few:
             right = (self.shots.centre @ self.shots.by_hand.T).argmax(axis=1) == self.shots.labels
-            return LONE_TEXT_WEIGHT if right.mean() >= 0.5 else 0.0
+            return FEW_TEXT_WEIGHT if right.mean() >= 0.5 else 0.0
         left = self.left_out_scores
         hits = [int((left.logits(weight).argmax(axis=1) == left.labels).sum()) for weight in TEXT_WEIGHTS]
         least = max(hits) - LEVEL * np.sqrt(len(left.labels))
