@@ -75,11 +75,12 @@ class Classifier:
         self.labels: tuple[str, ...] = names
         self.backbone = backbone.adapted(pack)  # whose features `logits` takes
         self.own_encoder = self.backbone is not backbone
-        self._discriminant = Discriminant.of(pack, self.backbone.manifest.embed_dim)
-        self.tells_unknown = self._discriminant is not None and set(names) <= set(pack.class_names or ())
+        discriminant = Discriminant.of(pack, self.backbone.manifest.embed_dim)
+        self.tells_unknown = discriminant is not None and set(names) <= set(pack.class_names or ())
+        self._familiar = discriminant.familiar if discriminant is not None else None
         self.head: Head
-        if self._discriminant is not None:
-            self.head = _discriminating(self._discriminant, self.backbone, pack, names)
+        if discriminant is not None:
+            self.head = _discriminating(discriminant, self.backbone, pack, names)
             self.class_features = self.head.text if isinstance(self.head, Split) else self.head.class_features
         else:
             fixed = Fixed(*with_residuals(pack, names, class_features(self.backbone, pack, names)))
@@ -110,9 +111,9 @@ class Classifier:
             features: (B, D) float32, unit length.
             threshold: familiarity from which they do; None is the pack's, which about 3 % of its own photos miss.
         """
-        if self._discriminant is None or not self.tells_unknown:
+        if self._familiar is None or not self.tells_unknown:
             return np.ones(len(features), bool)
-        least = self._discriminant.decision.unknown if threshold is None else threshold
+        least = self._familiar.decision.unknown if threshold is None else threshold
         return np.asarray(self.familiarity(features) >= least)
 
     def familiarity(self, features: Array) -> Array:
@@ -121,11 +122,11 @@ class Classifier:
         Raises:
             PackError: the pack cannot tell.
         """
-        if self._discriminant is None or not self.tells_unknown:
+        if self._familiar is None or not self.tells_unknown:
             raise PackError(
                 "the pack cannot tell what its photos look like: learn it with the method qgda, and give no new names"
             )
-        return self._discriminant.familiarity(features, self.logits(features))
+        return self._familiar.familiarity(features, self.logits(features))
 
     def classify(self, photo: AnyPhoto, top: int = 3) -> list[Prediction]:
         """The most probable labels of one photo, best first.
@@ -194,7 +195,7 @@ def _discriminating(discriminant: Discriminant, backbone: Backbone, pack: Pack, 
     assert text is not None
     seen = np.zeros(len(names), bool)
     seen[places] = True
-    return Split(discriminant, backbone.manifest.logit_scale, *rows, text, seen)
+    return Split(discriminant.familiar, backbone.manifest.logit_scale, *rows, text, seen)
 
 
 def zero_shot(backbone: Backbone, names: Sequence[str], *templates: str) -> Classifier:

@@ -40,20 +40,36 @@ def familiarity(scores: NDArray[np.floating], distances: NDArray[np.floating], w
 
 
 @dataclass(frozen=True)
+class Familiar:
+    """What a pack's photos look like, whatever their class.
+
+    Attributes:
+        mean: (D,) float32, their mean feature.
+        decision: the numbers that go with it.
+    """
+
+    mean: Array
+    decision: Decision
+
+    def familiarity(self, features: Array, logits: Array, weight: float = FAR) -> Array:
+        """How familiar photos (B, D) look, (B,), by the logits (B, K) of the classes; see `familiarity`."""
+        distances = np.linalg.norm(features - self.mean, axis=1) / self.decision.distance
+        return familiarity(logits / np.float32(self.decision.spread), distances, weight)
+
+
+@dataclass(frozen=True)
 class Discriminant:
     """What a pack says of its classes with photos.
 
     Attributes:
         weights: (K, D) float32.
         offsets: (K,) float32.
-        mean: (D,) float32; a row's cosine-like value is weights @ (feature - mean) + offset.
-        decision: the numbers of no class.
+        familiar: whose mean is (D,); a row's cosine-like value is weights @ (feature - mean) + offset.
     """
 
     weights: Array
     offsets: Array
-    mean: Array
-    decision: Decision
+    familiar: Familiar
 
     @classmethod
     def of(cls, pack: Pack, dims: int) -> Discriminant | None:
@@ -72,11 +88,11 @@ class Discriminant:
             found = f"{rows.shape}, {scales.shape} and {mean.shape}"
             raise PackError(f"the pack has a discriminant of {found} for {classes} names and {dims} dimensions: learn it again")
         scale, offset = scales.values()
-        return cls(scale[:, None] * rows.values(), offset, mean.values(), decision)
+        return cls(scale[:, None] * rows.values(), offset, Familiar(mean.values(), decision))
 
     def needs_text(self, names: Sequence[str], mine: Sequence[str]) -> bool:
         """Whether text features of the labels count."""
-        return self.decision.text != 0 or not set(names) <= set(mine)
+        return self.familiar.decision.text != 0 or not set(names) <= set(mine)
 
     def rows(self, own: Sequence[int], text: Array | None) -> tuple[Array, Array]:
         """Some of its classes as rows (K, D) and offsets (K,) of a head: `features @ rows.T + offsets`.
@@ -86,15 +102,10 @@ class Discriminant:
             text: (K, D) their text features, where these count.
         """
         weights = self.weights[list(own)]
-        offsets = self.offsets[list(own)] - weights @ self.mean
-        if text is not None and self.decision.text:
-            weights = weights + np.float32(self.decision.text) * text
+        offsets = self.offsets[list(own)] - weights @ self.familiar.mean
+        if text is not None and self.familiar.decision.text:
+            weights = weights + np.float32(self.familiar.decision.text) * text
         return weights, offsets
-
-    def familiarity(self, features: Array, logits: Array, weight: float = FAR) -> Array:
-        """How familiar photos (B, D) look, (B,), by the logits (B, K) of its classes; see `familiarity`."""
-        distances = np.linalg.norm(features - self.mean, axis=1) / self.decision.distance
-        return familiarity(logits / np.float32(self.decision.spread), distances, weight)
 
 
 @dataclass(frozen=True)
@@ -102,14 +113,14 @@ class Split:
     """Labels with photos beside labels that are names alone: first which of the two, then who among them.
 
     Attributes:
-        discriminant: of the labels with photos.
+        familiar: what photos of the labels that have some look like.
         scale: of the backbone's logits.
         rows, offsets: (K, D), (K,) of those labels, as of `Discriminant.rows`.
         text: (C, D) text features of all labels.
         seen: (C,) whether a label has photos; its rows are in the order of these.
     """
 
-    discriminant: Discriminant
+    familiar: Familiar
     scale: float
     rows: Array
     offsets: Array
@@ -120,11 +131,11 @@ class Split:
     def cosines(self, features: Array) -> Array:
         """(B, D) -> (B, C), in units of the logit scale: the best label with photos stands above the best one without by as much
         as the first decision says."""
-        decision = self.discriminant.decision
+        decision = self.familiar.decision
         among, text = features @ self.rows.T + self.offsets, features @ self.text.T
         best, best_new = among.max(axis=1, keepdims=True), text[:, ~self.seen].max(axis=1, keepdims=True)
         names = text[:, self.seen].max(axis=1) - best_new[:, 0]
-        familiar = self.discriminant.familiarity(features, self.scale * among, NEAR)
+        familiar = self.familiar.familiarity(features, self.scale * among, NEAR)
         lead = familiar + decision.seen_text * names - decision.seen  # (B,)
         cosines = np.empty_like(text)
         cosines[:, self.seen] = among - best + (decision.spread / self.scale * lead)[:, None]
@@ -134,4 +145,4 @@ class Split:
     @property
     def nbytes(self) -> int:
         """Of its arrays."""
-        return self.rows.nbytes + self.text.nbytes + self.discriminant.weights.nbytes
+        return self.rows.nbytes + self.text.nbytes + self.familiar.mean.nbytes

@@ -45,8 +45,8 @@ class Fixed:
     """The same class features for every photo.
 
     Attributes:
-        class_features: (C, D) float32, unit length.
-        offsets: (C,) float32, added to the cosines.
+        class_features: (C, D) float32, of unit length but for a discriminant's.
+        offsets: (C,) float32, added to the products.
     """
 
     class_features: Array

@@ -138,7 +138,7 @@ def adapt(
         backbone: frozen encoders.
         data: photos with their classes, in any form that `photos.dataset_of` takes: a folder, a data set, a list of
             (photo, label) whose photos are paths, bytes, PIL images or arrays, or a tuple (X, y) of features and labels.
-        settings: what to do.
+        settings: what to do; without any the method is "auto", the best for these photos within 100 bytes a class.
         checkpoint: file to keep checkpoints in; the caller removes it once the pack is safe.
         names: class names in the order of the labels, where the data have numbers.
         resume: go on from that file.
@@ -146,10 +146,10 @@ def adapt(
 
     Raises:
         DataError: a class without a readable photo.
-        PromptError: names that do not fit, or an unknown method.
+        PromptError: names that do not fit, an unknown method, or a budget that no pack of these classes fits.
         BackboneError: the method learns inside the image tower, which this backbone does not allow; or no pack can name
             the backbone's precision.
-        MissingExtraError: torch is not installed.
+        MissingExtraError: the method learns step by step, and torch is not installed.
         PhotoError: a photo in memory that is none.
     """
     if not isinstance(data, Dataset):
