@@ -261,6 +261,8 @@ def test_a_thousand_tasks_in_memory(nano: Backbone, tmp_path: Path) -> None:
         with httpx.Client(base_url=server.url, timeout=300) as api:
             for _ in range(20):
                 answer = api.post("/v1/classify?top=1", content=PHOTO.read_bytes())
+                while answer.status_code == 503:  # beside other programs a thousand packs take longer than one answer may
+                    answer = api.post("/v1/classify?top=1", content=PHOTO.read_bytes())
                 assert len(answer.json()["images"][0]["tasks"]) == TASKS
             residents = api.get("/v1/residents").json()["residents"]
         assert (len(residents), {row["labels"] for row in residents}) == (TASKS, {10})
