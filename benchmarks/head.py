@@ -1,6 +1,6 @@
 """What `adapt` as it comes is worth beside scikit-learn on the same features, and whether it knows what it does not know.
 
-    python benchmarks/head.py ../shared/datasets --draws 5 --out docs/results.md
+    python benchmarks/head.py ../shared/datasets --draws 3 --out docs/results.md
 
 DATASETS is a folder of data sets with train/ and test/. For each set, number of photos a class and draw:
 
