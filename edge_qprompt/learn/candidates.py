@@ -54,7 +54,7 @@ class Expected:
         """From a number of hits among n photos of so many a class.
 
         The margin is Agresti and Coull's (1998), and what it costs that each photo is labelled by fewer than all: a fifth over
-        the photos a class is twice what was measured (docs/adr/0019-discriminant.md).
+        the photos a class (docs/adr/0019-discriminant.md).
         """
         near = (hits + 2) / (n + 4)
         return cls(hits / n, 2 * math.sqrt(near * (1 - near) / (n + 4)) + FEWER / each, n)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import gc
 import subprocess
 import sys
+import weakref
 from dataclasses import replace
 from functools import cache
 
@@ -251,6 +253,24 @@ def test_the_fewest_photos_are_labelled_right(nano: Backbone) -> None:
     task = Classifier(nano, packed(nano, shots, names))
     assert (task.logits(shots.centre).argmax(axis=1) == shots.labels).all()
     assert task.knows(shots.centre).all()
+
+
+def test_photos_that_hardly_differ_fit_too(nano: Backbone) -> None:
+    """A camera that never moved: scores are huge before they are scaled."""
+    shots = draws((6, 6), dims=nano.manifest.embed_dim, spread=1e-5)
+    method = QGDA(shots, MethodSettings())
+    assert method.size > 0
+    task = Classifier(nano, packed(nano, shots, ("on", "off")))
+    assert (task.logits(shots.centre).argmax(axis=1) == shots.labels).all()
+
+
+def test_what_was_computed_goes_with_the_photos() -> None:
+    shots = draws((4, 4))
+    assert Gaussian.of(shots) is Gaussian.of(shots)
+    left = weakref.ref(Gaussian.of(shots))
+    del shots
+    gc.collect()
+    assert left() is None
 
 
 def damaged(pack: Pack, drop: int | None = None, section: bool = False, **changed: PackTensor) -> Pack:

@@ -19,7 +19,7 @@ numpy only. Symbols: N photos, V views, C classes, D dimensions of a feature, b 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import lru_cache
+from weakref import WeakKeyDictionary
 
 import numpy as np
 from numpy.typing import NDArray
@@ -55,7 +55,9 @@ class Gaussian:
     @classmethod
     def of(cls, shots: Shots) -> Gaussian:
         """As `fit`, which is done once for photos that are asked for again, in other bits."""
-        return _fitted(shots)
+        if shots not in _FITTED:
+            _FITTED[shots] = cls.fit(shots)
+        return _FITTED[shots]
 
     @classmethod
     def fit(cls, shots: Shots) -> Gaussian:
@@ -123,9 +125,7 @@ class Rows:
         return rows, PackTensor.raw(Role.DISCRIMINANT_ROWS, scales), self.mean
 
 
-@lru_cache(maxsize=32)
-def _fitted(shots: Shots) -> Gaussian:
-    return Gaussian.fit(shots)
+_FITTED: WeakKeyDictionary[Shots, Gaussian] = WeakKeyDictionary()  # as long as somebody has the photos
 
 
 def spread_of(scores: NDArray[np.floating]) -> float:

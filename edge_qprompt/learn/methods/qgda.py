@@ -2,7 +2,7 @@
 
 `gaussian` has the formulas, `edge_qprompt.classify.discriminant` what a device does with them. All that is chosen, is chosen on
 photos that were left out: the temperature, whether the class names help, below which familiarity a photo shows none of the
-classes, and where the choice lies between classes with photos and names alone (half of the classes play unseen, then the others).
+classes, and where the choice lies between classes with photos and names alone (some classes at a time play unseen).
 
 Our own but for the discriminant. numpy only. Symbols: N photos, C classes, D dimensions of a feature.
 """
@@ -75,7 +75,8 @@ class QGDA(ClosedForm):
     @property
     def size(self) -> int:
         """As of `ClosedForm`."""
-        tensors, decision = self._learned[1].tensors(1.0), DECISION.section(Decision(1, 1, 0, 0, 0, 0))
+        # of zeros, since scores may be of any size before they are scaled
+        tensors, decision = self._learned[1].tensors(0.0), DECISION.section(Decision(1, 1, 0, 0, 0, 0))
         return sum(tensor.size for tensor in tensors) + decision.size + templates_section(self.settings.templates).size
 
     @cached_property
