@@ -170,7 +170,7 @@ def test_things_tell_what_they_are(nano: Backbone) -> None:
     found = adapt(nano, FILES, QRES)
     shown = {
         "nano .*256": nano,
-        "2 classes from 8 photos: .* accuracy": found,
+        "2 classes from 8 photos by qres: .* accuracy": found,
         "bytes, 2 classes": found.pack,
         "bag, coat": Classifier(nano, found.pack),
         "1 on nano": tasks_of(nano, found.pack),
