@@ -29,6 +29,7 @@ from edge_qprompt.learn import (
     MEMORY,
     METHODS,
     MOST_CTX,
+    PROMPT,
     ClosedForm,
     Schedule,
 )
@@ -40,7 +41,6 @@ if TYPE_CHECKING:
 MAXRSS_UNIT = 1 if sys.platform == "darwin" else 1024  # getrusage: bytes on macOS, kilobytes elsewhere
 STATUS = Path("/proc/self/status")
 FAST = "qres"
-PROMPT = "qcoop"
 OF_PROMPTS = ("bits", "ctx", "epochs", "batch", "lr")  # options that mean nothing to "auto"
 CURVE_POINTS = 200  # more than a plot can show, and a report stays small
 
@@ -245,11 +245,12 @@ def _method(options: dict[str, Any]) -> str:
 
 def _precision(options: dict[str, Any]) -> str:
     """What to open the backbone with: methods inside the image tower learn, and run, in fp32."""
-    from edge_qprompt.backbone import AUTO, FP32
+    from edge_qprompt.backbone import AUTO as FASTEST
+    from edge_qprompt.backbone import FP32
     from edge_qprompt.learn import Takes
 
     inside = options["method"] != AUTO and METHODS[options["method"]].takes is Takes.PIXELS
-    return FP32 if inside and options["precision"] == AUTO else str(options["precision"])
+    return FP32 if inside and options["precision"] == FASTEST else str(options["precision"])
 
 
 def _write_page(result: Adaptation, told: dict[str, Any], folder: Path) -> Path:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from edge_qprompt.errors import MissingExtraError
 from edge_qprompt.learn.adapt import Adaptation, Checked, adapt
-from edge_qprompt.learn.candidates import AUTO, CLASS_BUDGET, LEAST_BUDGET, Candidate, Expected, check_options
+from edge_qprompt.learn.candidates import AUTO, CLASS_BUDGET, LEAST_BUDGET, PROMPT, Candidate, Expected, check_options
 from edge_qprompt.learn.method import ClosedForm, Method, Option, Takes
 from edge_qprompt.learn.methods.registry import METHODS
 from edge_qprompt.learn.settings import (
@@ -53,6 +53,7 @@ __all__ = [
     "MEMORY",
     "METHODS",
     "MOST_CTX",
+    "PROMPT",
     "AdaptSettings",
     "Adaptation",
     "Candidate",

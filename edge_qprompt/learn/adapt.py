@@ -175,7 +175,8 @@ def _adapt(
     by_hand = zero_shot(backbone, data.names, *settings.method_settings.templates)
     backbone.close()
     more = [names_section(data.names)]
-    rest = Pack(backbone.manifest.short_fingerprint, 0, Precision.FP32, (), tuple(more)).size
+    said = [PROVENANCE.section(_provenance(settings, settings.loop.over(Schedule()), len(train.labels)))] * settings.provenance
+    rest = Pack(backbone.manifest.short_fingerprint, 0, Precision.FP32, (), (*more, *said)).size
     with one_blas_thread():
         settings, candidates, closed = _chosen(backbone, settings, train, by_hand, rest)
         learned = None if closed is None else _closed(backbone, settings, closed)

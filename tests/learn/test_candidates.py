@@ -69,6 +69,14 @@ def test_more_bytes_are_used_and_fewer_are_kept_to(nano: Backbone) -> None:
     assert all(result.pack.size <= budget for budget, result in sizes.items())
 
 
+def test_what_is_noted_in_the_pack_is_in_the_budget(nano: Backbone) -> None:
+    data = load_dataset(DEMO)
+    for budget in (1000, 700):
+        result = adapt(nano, data, AdaptSettings(budget=budget, provenance=True))
+        assert result.pack.size <= budget
+        assert result.pack.size in {each.bytes for each in result.candidates}
+
+
 def test_a_prompt_is_learned_where_nothing_else_fits(nano: Backbone) -> None:
     settings = AdaptSettings(budget=400, loop=LoopSettings(epochs=1))
     result = adapt(nano, load_dataset(DEMO), settings)

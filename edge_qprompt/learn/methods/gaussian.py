@@ -10,8 +10,7 @@ The last term is ours: the mean of n_c photos is longer than the class's true me
 class with few photos would lose against those with many.
 
 Rows are rounded with error feedback, as OPTQ (Frantar et al., arXiv 2210.17323) rounds the weights of a network: dimension after
-dimension, what rounding one changes in the outputs of the photos is made up for by those that are still to come. At 1 bit that is
-worth 3 to 6 points of accuracy over the nearest centre for each weight (benchmarks/head.py).
+dimension, what rounding one changes in the outputs of the photos is made up for by those that are still to come.
 
 numpy only. Symbols: N photos, V views, C classes, D dimensions of a feature, b bits, K = 2^b centres.
 """
@@ -24,7 +23,7 @@ from weakref import WeakKeyDictionary
 import numpy as np
 from numpy.typing import NDArray
 
-from edge_qprompt.codebook import ClusterSettings, Floats, Quantized, kmeans_1d, nearest
+from edge_qprompt.codebook import Floats, Quantized, kmeans_1d, nearest
 from edge_qprompt.learn.shots import Shots
 from edge_qprompt.pack import PackTensor, Role
 
@@ -166,5 +165,5 @@ def _rounded(unit: Floats, centres: Floats, moment: Floats) -> NDArray[np.uint8]
 
 def _in_bits(mean: Floats) -> PackTensor:
     """The mean feature as a tensor of MEAN_BITS."""
-    centres = kmeans_1d(mean, ClusterSettings(bits=MEAN_BITS).bits)
+    centres = kmeans_1d(mean, MEAN_BITS)
     return PackTensor.quantized(Role.FEATURE_MEAN, Quantized(centres, nearest(mean, centres), MEAN_BITS))
