@@ -151,6 +151,14 @@ def features_of(
     return Features(given[:, None], np.arange(len(given)), digests, (), len(given))
 
 
+def forget_features(backbone: Backbone, digests: Sequence[bytes], views: Views) -> None:
+    """Take the features of photos, by the SHA-256 of their bytes, out of the cache."""
+    manifest = backbone.manifest
+    keys = [views.key(content, view) for content in digests for view in range(views.count)]
+    with FeatureCache(manifest.fingerprint, backbone.feature_kind, manifest.embed_dim) as cache:
+        cache.forget(keys)
+
+
 def encode_photos(backbone: Backbone, photos: Sequence[AnyPhoto]) -> Array:
     """Image features, for those who learn in a way of their own.
 

@@ -1,0 +1,226 @@
+"""Change what a pack was learned from, and learn it anew, at once: teach, forget, rename, undo.
+
+Each gives the pack that `adapt` would give for the photos as they are then, to the last byte. For methods in closed form, which
+"auto" takes wherever one fits.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edge_qprompt.backbone import Backbone, name_tokens
+from edge_qprompt.classify import zero_shot
+from edge_qprompt.errors import FingerprintError, StateError
+from edge_qprompt.learn.at_once import assembled, at_once, provenance
+from edge_qprompt.learn.candidates import AUTO, Candidate, Expected
+from edge_qprompt.learn.method import ClosedForm
+from edge_qprompt.learn.methods.registry import METHODS
+from edge_qprompt.learn.state import Change, State, in_order, label_of, rows_from, with_class
+from edge_qprompt.pack import Pack, names_section
+from edge_qprompt.photos import AnyPhoto, Views, extract, forget_features, read, source_of
+
+AGAIN = "learn it with `edge-qprompt adapt` again"
+
+
+@dataclass(frozen=True)
+class Relearned:
+    """What came out.
+
+    Attributes:
+        pack: ready to save.
+        state: what it was learned from; save it before the pack (`state.State.beside` mends what is interrupted between).
+        method: that learned it.
+        candidates: what "auto" chose from; empty where a method was named.
+        expected: accuracy to expect on new photos, by photos that were left out; None where no class has a second photo.
+        notes: a sentence for each thing that was done otherwise than asked, or besides.
+    """
+
+    pack: Pack
+    state: State
+    method: str
+    candidates: tuple[Candidate, ...]
+    expected: Expected | None
+    notes: tuple[str, ...] = ()
+
+
+def teach(backbone: Backbone, state: State, photos: Sequence[tuple[AnyPhoto, str]]) -> Relearned:
+    """Learn more photos. One that is known under another label gets the new one; one that is known so already changes nothing.
+
+    Args:
+        backbone: the one that the state is of.
+        state: what was learned so far: of an `Adaptation`, a `Relearned`, or `State.beside` a pack.
+        photos: of which each is a path, the bytes of an image file, a PIL image or an array (H, W, 3) of uint8, and its class;
+            a class that is new begins with it.
+
+    Raises:
+        StateError: the pack was not learned in closed form, or one photo is given two labels.
+        PhotoError: a photo cannot be read.
+        PromptError: a class name that does not fit, or no pack fits the budget any more.
+        FingerprintError: the state belongs to another backbone, or to another precision of it.
+    """
+    _check(backbone, state)
+    labels = [label_of(label) for _, label in photos]
+    sources = [source_of(photo, f"photo {i}") for i, (photo, _) in enumerate(photos)]
+    names = state.names
+    for label in labels:
+        names = with_class(names, label)
+    _check_names(backbone, state, names)
+    found = extract(backbone, sources, views=Views(state.views, state.settings.loop.seed), strict=True)
+    wanted: dict[bytes, tuple[str, int]] = {}
+    for row, (digest, label) in enumerate(zip(found.digests, labels, strict=True)):
+        if wanted.setdefault(digest, (label, row))[0] != label:
+            raise StateError(f"{sources[row]} is given two labels, {wanted[digest][0]} and {label}: give it one")
+    before = {digest: _labels_of(state, digest) for digest in wanted}
+    new = {digest: told for digest, told in wanted.items() if before[digest] != (told[0],)}
+    notes = [f"{sources[row]} is learned as {label} already" for digest, (label, row) in wanted.items() if digest not in new]
+    notes += [
+        f"{sources[row]} was learned as {' and '.join(before[digest])}, and is {label} now"
+        for digest, (label, row) in new.items()
+        if before[digest]
+    ]
+    change = Change(state.names, tuple((digest.hex(), before[digest]) for digest in new))
+    history = (*state.history, change) if new else state.history
+    rows = [row for _, row in new.values()]
+    changed = _with_photos(state, list(new), [label for label, _ in new.values()], found.values[rows])
+    return _learned(backbone, replace(changed, history=history), tuple(notes), state)
+
+
+def forget(backbone: Backbone, state: State, photos: Sequence[AnyPhoto] = (), *, label: str | None = None) -> Relearned:
+    """Unlearn photos, or a whole class: neither the pack nor the state, nor the cache of features, then knows of them.
+
+    What was changed before can't be undone any more, since it may tell of them.
+
+    Args:
+        backbone, state: as of `teach`.
+        photos: to forget, in any form that `teach` takes; they are recognised by their bytes.
+        label: class to forget with all its photos.
+
+    Raises:
+        StateError: a photo or a label that it was not learned from, or fewer than two classes would be left.
+        PhotoError: a file cannot be read.
+        PromptError, FingerprintError: as of `teach`.
+    """
+    _check(backbone, state)
+    rows = np.zeros(len(state.labels), bool)
+    for i, photo in enumerate(photos):
+        source = source_of(photo, f"photo {i}")
+        mine = state.rows_of({hashlib.sha256(read(source)).digest()})
+        if not mine.any():
+            raise StateError(f"{source} is none of the {len(mine)} photos that the pack was learned from: give its very file")
+        rows |= mine
+    if label is not None:
+        rows |= state.labels == _class_of(state, label)
+    gone = [row.tobytes() for row in state.digests[rows]]
+    changed = replace(state.without(rows), history=())
+    if len(changed.names) < 2:
+        raise StateError(f"{len(changed.names)} of {len(state.names)} classes would be left, a pack needs two: keep some photos")
+    result = _learned(backbone, changed, (), state)
+    forget_features(backbone, gone, Views(state.views, state.settings.loop.seed))
+    return result
+
+
+def rename(backbone: Backbone, state: State, old: str, new: str) -> Relearned:
+    """Give a class another name.
+
+    Raises:
+        StateError: there is no class of the old name, or one of the new name already.
+        PromptError, FingerprintError: as of `teach`.
+    """
+    _check(backbone, state)
+    place, name = _class_of(state, old), label_of(new)
+    if name in state.names:
+        raise StateError(f"there is a class {name!r} already: teach its photos that label, or choose another name")
+    change = Change(state.names, renamed=(state.names[place], name))
+    changed = _renamed(state, state.names[place], name)
+    _check_names(backbone, state, changed.names)
+    return _learned(backbone, replace(changed, history=(*state.history, change)), (), state)
+
+
+def undo(backbone: Backbone, state: State) -> Relearned:
+    """Take the last change back that `teach` or `rename` made and no `forget` came after.
+
+    Raises:
+        StateError: there is none.
+        PromptError, FingerprintError: as of `teach`.
+    """
+    _check(backbone, state)
+    if not state.history:
+        raise StateError("there is nothing to undo: photos were neither taught nor a class renamed, or some were forgotten since")
+    *history, last = state.history
+    changed = state
+    if last.renamed is not None:
+        changed = _renamed(state, *reversed(last.renamed))
+    for digest, labels in last.photos:
+        key = bytes.fromhex(digest)
+        mine = changed.rows_of({key})
+        features = np.repeat(changed.features[mine][:1], len(labels), axis=0)
+        changed = _with_photos(changed.without(mine), [key] * len(labels), labels, features)
+    return _learned(backbone, replace(changed.named(last.names), history=tuple(history)), (), state)
+
+
+def _with_photos(state: State, digests: Sequence[bytes], labels: Sequence[str], features: NDArray[np.floating]) -> State:
+    """With photos (N,) under labels (N,), and under no others; features are (N, V, D)."""
+    names = state.names
+    for label in labels:
+        names = with_class(names, label)
+    wide = state.named(names)
+    old = np.concatenate([wide.rows_of(set(digests)), np.zeros(len(digests), bool)])
+    joined = replace(
+        wide,
+        digests=np.concatenate([wide.digests, rows_from(digests)]),
+        labels=np.concatenate([wide.labels, np.array([names.index(label) for label in labels], np.int64)]),
+        features=np.concatenate([wide.features, features.astype(np.float16)]),
+    )
+    return joined.without(old).arranged()
+
+
+def _renamed(state: State, old: str, new: str) -> State:
+    """With a class under another name, and in that name's place."""
+    names = tuple(new if name == old else name for name in state.names)
+    return replace(state, names=names).named(in_order(names, state.names))
+
+
+def _labels_of(state: State, digest: bytes) -> tuple[str, ...]:
+    return tuple(state.names[label] for label in state.labels[state.rows_of({digest})])
+
+
+def _class_of(state: State, label: str) -> int:
+    """The position of a class."""
+    if (name := label_of(label)) not in state.names:
+        raise StateError(f"there is no class {name!r}, there are {', '.join(state.names[:10])}")
+    return state.names.index(name)
+
+
+def _check_names(backbone: Backbone, state: State, names: tuple[str, ...]) -> None:
+    """Raise before a photo is encoded, where a name fits neither a prompt nor a pack."""
+    assert state.settings.n_ctx
+    name_tokens(backbone.tokenizer, names, state.settings.n_ctx)
+    names_section(names)
+
+
+def _learned(backbone: Backbone, state: State, notes: tuple[str, ...], before: State) -> Relearned:
+    by_hand = zero_shot(backbone, state.names, *state.settings.method_settings.templates)
+    found = at_once(backbone, state, by_hand)
+    if found.method is None:
+        raise StateError(f"within this budget a prompt is best, and that takes longer: {AGAIN}")
+    told = provenance(found.settings, None, len(state.labels))
+    pack = Pack.decode(assembled(backbone, found.method.number, found.method.result(), state.names, told).encode())
+    after = replace(state, pack_id=pack.pack_id, before=before.pack_id)
+    return Relearned(pack, after, found.settings.method, found.candidates, found.expected, notes)
+
+
+def _check(backbone: Backbone, state: State) -> None:
+    if (method := state.settings.method) != AUTO and not issubclass(METHODS[method], ClosedForm):
+        raise StateError(f"the pack was learned step by step, by {method}, which takes longer: {AGAIN}")
+    if backbone.manifest.fingerprint != state.fingerprint:
+        raise FingerprintError(f"the pack was learned on another backbone than {backbone.manifest.name}: give that one")
+    if backbone.feature_kind != state.encoder:
+        raise FingerprintError(
+            f"the pack was learned with the image encoder {state.encoder}, this one is {backbone.feature_kind}: "
+            f"open the backbone in {state.precision}, with the providers that it was learned with"
+        )
