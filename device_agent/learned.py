@@ -84,7 +84,7 @@ def facts(path: Path, result: Relearned, model: Backbone) -> dict[str, Any]:
         "method": result.method,
         "backbone": model.manifest.name,
         "precision": model.precision,
-        "images_used": len(result.state.labels),
+        "images_used": result.state.photos,
         "per_class": result.state.counts,
         "expected_accuracy": seen.accuracy if seen else None,
         "expected_margin": seen.margin if seen else None,

@@ -153,11 +153,20 @@ def _own_options() -> str:
 )
 @click.option("--resume", is_flag=True, help="Go on where an interrupted run with the same settings stopped.")
 @click.option("--provenance", is_flag=True, help="Note in the pack how it was learned (about 70 bytes).")
+@terminal.others_option
 @click.option("--no-state", is_flag=True, help="Keep no features beside the pack: no teach, no forget.")
 @terminal.strict_option
 @terminal.json_option
 def command(
-    data: Path, out: Path, as_json: bool, names: Path | None, resume: bool, report: Path | None, no_state: bool, **options: Any
+    data: Path,
+    out: Path,
+    as_json: bool,
+    names: Path | None,
+    resume: bool,
+    report: Path | None,
+    others: str | None,
+    no_state: bool,
+    **options: Any,
 ) -> None:
     """Learn a pack of a few hundred bytes from a folder of photos, on this machine.
 
@@ -193,6 +202,7 @@ def command(
     names_section(dataset.names)  # a name that no pack can hold is better known now than after learning
     from edge_qprompt.learn import adapt, state_path
 
+    foreign = terminal.expand(others) if others else ()
     terminal.warn_notes(dataset.notes)
     _warn_few(dataset, options["shots"])
     checkpoint = out.with_name(out.name + ".checkpoint")
@@ -201,7 +211,7 @@ def command(
     settings = _settings(options)
     try:
         with terminal.progress() as progress:
-            result = adapt(backbone, dataset, settings, checkpoint, resume=resume, progress=progress)
+            result = adapt(backbone, dataset, settings, checkpoint, others=foreign, resume=resume, progress=progress)
     except KeyboardInterrupt:
         if checkpoint.exists():
             terminal.warn("stopped; the same command with --resume goes on from the last checkpoint")

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 @click.argument("pack", type=click.Path(path_type=Path))
 @click.argument("images", nargs=-1)
 @click.option("--label", metavar="NAME", help="What the photos show: a class of the pack, or a new one.")
+@click.option("--none", "none", is_flag=True, help="The photos show none of the classes: what looks like them is unknown.")
 @click.option("--rename", nargs=2, metavar="OLD NEW", help="Give a class another name.")
 @click.option("--undo", is_flag=True, help="Take back the last --label or --rename that no `forget` came after.")
 @terminal.backbone_option
@@ -27,6 +28,7 @@ def command(
     pack: Path,
     images: tuple[str, ...],
     label: str | None,
+    none: bool,
     rename: tuple[str, str] | None,
     undo: bool,
     backbone: str,
@@ -41,26 +43,28 @@ def command(
     \b
       edge-qprompt teach flowers.qpk --label rose new.jpg
       edge-qprompt teach flowers.qpk --label orchid orchids/         a new class
+      edge-qprompt teach flowers.qpk --none street/                  none of the classes
       edge-qprompt teach flowers.qpk --rename rose "wild rose"
       edge-qprompt teach flowers.qpk --undo
     """
     from device_agent import learned
 
-    result, model = learned.change(pack, backbone, providers, _change(images, label, rename, undo))
+    result, model = learned.change(pack, backbone, providers, _change(images, label, none, rename, undo))
     for note in result.notes:
         terminal.warn(note)
     terminal.emit(learned.facts(pack, result, model), as_json, learned.lines)
 
 
-def _change(images: tuple[str, ...], label: str | None, names: tuple[str, str] | None, take_back: bool) -> Change:
+def _change(images: tuple[str, ...], label: str | None, none: bool, names: tuple[str, str] | None, take_back: bool) -> Change:
     """The one thing that was asked for."""
     from edge_qprompt.learn import rename, teach, undo
 
-    if (label is not None) + (names is not None) + take_back != 1 or bool(images) != (label is not None):
-        raise click.UsageError("give photos and their --label, or --rename OLD NEW, or --undo")
+    taught = (label is not None) + none
+    if taught + (names is not None) + take_back != 1 or bool(images) != bool(taught):
+        raise click.UsageError("give photos and their --label or --none, or --rename OLD NEW, or --undo")
     if names is not None:
         return partial(rename, old=names[0], new=names[1])
     if take_back:
         return undo
-    photos = [(path, str(label)) for image in images for path in terminal.expand(image)]
+    photos = [(path, label) for image in images for path in terminal.expand(image)]
     return partial(teach, photos=photos)

@@ -31,10 +31,10 @@ from edge_qprompt.learn.method import ClosedForm, Result, Takes
 from edge_qprompt.learn.methods.registry import METHODS
 from edge_qprompt.learn.run import Run
 from edge_qprompt.learn.settings import AdaptSettings, Schedule, default_ctx
-from edge_qprompt.learn.state import State
+from edge_qprompt.learn.state import OTHER, State
 from edge_qprompt.learn.threads import torch_threads
 from edge_qprompt.pack import Pack, Precision
-from edge_qprompt.photos import AnyData, Dataset, Photos, Views, dataset_of, features_of
+from edge_qprompt.photos import AnyData, AnyPhoto, Dataset, Photos, Views, dataset_of, features_of, source_of
 
 Progress = Callable[[str, int, int, str], None]
 DEFAULTS = AdaptSettings()
@@ -47,6 +47,7 @@ def adapt(
     checkpoint: Path | None = None,
     *,
     names: Sequence[str] | None = None,
+    others: Sequence[AnyPhoto] = (),
     resume: bool = False,
     progress: Progress | None = None,
 ) -> Adaptation:
@@ -59,6 +60,7 @@ def adapt(
         settings: what to do; without any the method is "auto", the best for these photos within 100 bytes a class.
         checkpoint: file to keep checkpoints in; the caller removes it once the pack is safe.
         names: class names in the order of the labels, where the data have numbers.
+        others: photos of none of the classes, by which the method qgda says better which photos these are.
         resume: go on from that file.
         progress: called with stage, done, total and a note; None shows bars in a notebook, and nothing elsewhere.
 
@@ -75,11 +77,17 @@ def adapt(
         for note in data.notes:
             warnings.warn(note, stacklevel=2)
     with Bars(in_notebook()) as bars:
-        return _adapt(backbone, data, settings, checkpoint, resume, progress or bars)
+        return _adapt(backbone, data, others, settings, checkpoint, resume, progress or bars)
 
 
 def _adapt(
-    backbone: Backbone, data: Dataset, settings: AdaptSettings, checkpoint: Path | None, resume: bool, progress: Progress
+    backbone: Backbone,
+    data: Dataset,
+    others: Sequence[AnyPhoto],
+    settings: AdaptSettings,
+    checkpoint: Path | None,
+    resume: bool,
+    progress: Progress,
 ) -> Adaptation:
     asked = replace(settings, n_ctx=_check(backbone, data, settings))
     clock = _Clock()
@@ -88,13 +96,15 @@ def _adapt(
     train, notes = once_each(_encode(backbone, shots, _views(settings), settings, "encode photos", progress), data.names)
     _check_every_class(data, train)
     spares = _encode(backbone, held, Views(), settings, "encode held-out", progress) if held else None
+    foreign, more = _others(backbone, others, train, settings, progress)
     clock.lap("encode")
     backbone.close()  # one large thing in memory at a time: image encoder, text encoder, torch with the text tower
     by_hand = zero_shot(backbone, data.names, *settings.method_settings.templates)
     backbone.close()
-    state = State.of(backbone, data.names, train.features.values, train.features.digests, train.labels, asked)
+    state = State.of(backbone, data.names, asked, [train, foreign] if foreign else [train])
     closed = at_once(backbone, state, by_hand)
     settings, method = closed.settings, closed.method
+    notes += more
     if method is not None:
         learned = _Learned(method.number, method.result(), {}, method.facts(), {}, None, Run(), ("", ""))
     else:
@@ -106,7 +116,7 @@ def _adapt(
     pack = Pack.decode(assembled(backbone, learned.number, learned.result, data.names, told).encode())
     classifier = Classifier(backbone, pack)
     if spares:
-        spares, leaks = unseen(spares, state.known)
+        spares, leaks = unseen(spares, state.known, "photos to measure with")
         notes += leaks
     parts = [part for part in (train, spares) if part and len(part.labels)]
     own = parts
@@ -236,6 +246,18 @@ def _encode(
     features = features_of(backbone, photos, views=views, strict=settings.strict, progress=_stage(progress, stage))
     paths = tuple(photos.paths[i] for i in features.kept)
     return Labelled(features, paths, np.array(photos.labels, np.int64)[features.kept])
+
+
+def _others(
+    backbone: Backbone, others: Sequence[AnyPhoto], train: Labelled, settings: AdaptSettings, progress: Progress
+) -> tuple[Labelled | None, tuple[str, ...]]:
+    """Photos of none of the classes, and what is to be said of them."""
+    if not others:
+        return None, ()
+    sources = tuple(source_of(photo, f"photo {i} of the others") for i, photo in enumerate(others))
+    found = _encode(backbone, Photos(sources, (OTHER,) * len(sources)), _views(settings), settings, "encode the others", progress)
+    alone, _ = once_each(found, ())
+    return unseen(alone, set(train.features.digests), "photos of none of the classes")
 
 
 def _check_every_class(data: Dataset, train: Labelled) -> None:

@@ -47,7 +47,7 @@ def at_once(backbone: Backbone, state: State, by_hand: Classifier) -> AtOnce:
     shots = state.shots(by_hand.class_features, backbone.manifest.logit_scale)
     with one_blas_thread():
         if settings.method == AUTO:
-            rest = assembled(backbone, 0, ((), ()), state.names, provenance(settings, None, len(state.labels))).size
+            rest = assembled(backbone, 0, ((), ()), state.names, provenance(settings, None, state.photos)).size
             settings, candidates, method = choose(shots, settings, rest)
         elif issubclass(kind := METHODS[settings.method], ClosedForm):
             method = kind(shots, settings.method_settings)

@@ -53,13 +53,13 @@ def once_each(part: Labelled, names: Sequence[str]) -> tuple[Labelled, tuple[str
     return (part.take(list(first.values())) if again else part), tuple(notes)
 
 
-def unseen(part: Labelled, known: Collection[bytes]) -> tuple[Labelled, tuple[str, ...]]:
-    """Without photos whose digests are among those learned from, and a sentence about these."""
+def unseen(part: Labelled, known: Collection[bytes], what: str) -> tuple[Labelled, tuple[str, ...]]:
+    """Without photos whose digests are known, and a sentence about these, which begins with `what` they are."""
     new = [i for i, digest in enumerate(part.features.digests) if digest not in known]
     if len(new) == len(part.labels):
         return part, ()
     same = [str(path) for path, digest in zip(part.paths, part.features.digests, strict=True) if digest in known]
-    return part.take(new), (f"photos to measure with that are learned from too are left out: {_some(same)}",)
+    return part.take(new), (f"{what} that are learned from too are left out: {_some(same)}",)
 
 
 def _some(items: list[str]) -> str:

@@ -20,10 +20,11 @@ from edge_qprompt.learn.at_once import assembled, at_once, provenance
 from edge_qprompt.learn.candidates import AUTO, Candidate, Expected
 from edge_qprompt.learn.method import ClosedForm
 from edge_qprompt.learn.methods.registry import METHODS
-from edge_qprompt.learn.state import Change, State, in_order, label_of, rows_from, with_class
+from edge_qprompt.learn.state import OTHER, Change, State, in_order, label_of, rows_from, with_class
 from edge_qprompt.pack import Pack, names_section
 from edge_qprompt.photos import AnyPhoto, Views, extract, forget_features, read, source_of
 
+Label = str | None  # None: of none of the classes
 AGAIN = "learn it with `edge-qprompt adapt` again"
 
 
@@ -48,14 +49,14 @@ class Relearned:
     notes: tuple[str, ...] = ()
 
 
-def teach(backbone: Backbone, state: State, photos: Sequence[tuple[AnyPhoto, str]]) -> Relearned:
+def teach(backbone: Backbone, state: State, photos: Sequence[tuple[AnyPhoto, Label]]) -> Relearned:
     """Learn more photos. One that is known under another label gets the new one; one that is known so already changes nothing.
 
     Args:
         backbone: the one that the state is of.
         state: what was learned so far: of an `Adaptation`, a `Relearned`, or `State.beside` a pack.
         photos: of which each is a path, the bytes of an image file, a PIL image or an array (H, W, 3) of uint8, and its class;
-            a class that is new begins with it.
+            a class that is new begins with it; None is a photo of none of the classes, by which the pack tells these.
 
     Raises:
         StateError: the pack was not learned in closed form, or one photo is given two labels.
@@ -64,22 +65,21 @@ def teach(backbone: Backbone, state: State, photos: Sequence[tuple[AnyPhoto, str
         FingerprintError: the state belongs to another backbone, or to another precision of it.
     """
     _check(backbone, state)
-    labels = [label_of(label) for _, label in photos]
+    labels = [label if label is None else label_of(label) for _, label in photos]
     sources = [source_of(photo, f"photo {i}") for i, (photo, _) in enumerate(photos)]
-    names = state.names
-    for label in labels:
-        names = with_class(names, label)
-    _check_names(backbone, state, names)
+    _check_names(backbone, state, _with_classes(state.names, labels))
     found = extract(backbone, sources, views=Views(state.views, state.settings.loop.seed), strict=True)
-    wanted: dict[bytes, tuple[str, int]] = {}
+    wanted: dict[bytes, tuple[Label, int]] = {}
     for row, (digest, label) in enumerate(zip(found.digests, labels, strict=True)):
         if wanted.setdefault(digest, (label, row))[0] != label:
-            raise StateError(f"{sources[row]} is given two labels, {wanted[digest][0]} and {label}: give it one")
+            raise StateError(f"{sources[row]} is given two labels, {_told(wanted[digest][0])} and {_told(label)}: give it one")
     before = {digest: _labels_of(state, digest) for digest in wanted}
     new = {digest: told for digest, told in wanted.items() if before[digest] != (told[0],)}
-    notes = [f"{sources[row]} is learned as {label} already" for digest, (label, row) in wanted.items() if digest not in new]
+    notes = [
+        f"{sources[row]} is learned as {_told(label)} already" for digest, (label, row) in wanted.items() if digest not in new
+    ]
     notes += [
-        f"{sources[row]} was learned as {' and '.join(before[digest])}, and is {label} now"
+        f"{sources[row]} was learned as {' and '.join(map(_told, before[digest]))}, and is {_told(label)} now"
         for digest, (label, row) in new.items()
         if before[digest]
     ]
@@ -117,8 +117,6 @@ def forget(backbone: Backbone, state: State, photos: Sequence[AnyPhoto] = (), *,
         rows |= state.labels == _class_of(state, label)
     gone = [row.tobytes() for row in state.digests[rows]]
     changed = replace(state.without(rows), history=())
-    if len(changed.names) < 2:
-        raise StateError(f"{len(changed.names)} of {len(state.names)} classes would be left, a pack needs two: keep some photos")
     result = _learned(backbone, changed, (), state)
     forget_features(backbone, gone, Views(state.views, state.settings.loop.seed))
     return result
@@ -163,20 +161,30 @@ def undo(backbone: Backbone, state: State) -> Relearned:
     return _learned(backbone, replace(changed.named(last.names), history=tuple(history)), (), state)
 
 
-def _with_photos(state: State, digests: Sequence[bytes], labels: Sequence[str], features: NDArray[np.floating]) -> State:
+def _with_photos(state: State, digests: Sequence[bytes], labels: Sequence[Label], features: NDArray[np.floating]) -> State:
     """With photos (N,) under labels (N,), and under no others; features are (N, V, D)."""
-    names = state.names
-    for label in labels:
-        names = with_class(names, label)
+    names = _with_classes(state.names, labels)
     wide = state.named(names)
     old = np.concatenate([wide.rows_of(set(digests)), np.zeros(len(digests), bool)])
     joined = replace(
         wide,
         digests=np.concatenate([wide.digests, rows_from(digests)]),
-        labels=np.concatenate([wide.labels, np.array([names.index(label) for label in labels], np.int64)]),
+        labels=np.concatenate(
+            [wide.labels, np.array([OTHER if label is None else names.index(label) for label in labels], np.int64)]
+        ),
         features=np.concatenate([wide.features, features.astype(np.float16)]),
     )
     return joined.without(old).arranged()
+
+
+def _with_classes(names: tuple[str, ...], labels: Sequence[Label]) -> tuple[str, ...]:
+    for label in labels:
+        names = names if label is None else with_class(names, label)
+    return names
+
+
+def _told(label: Label) -> str:
+    return "none of the classes" if label is None else label
 
 
 def _renamed(state: State, old: str, new: str) -> State:
@@ -185,8 +193,8 @@ def _renamed(state: State, old: str, new: str) -> State:
     return replace(state, names=names).named(in_order(names, state.names))
 
 
-def _labels_of(state: State, digest: bytes) -> tuple[str, ...]:
-    return tuple(state.names[label] for label in state.labels[state.rows_of({digest})])
+def _labels_of(state: State, digest: bytes) -> tuple[Label, ...]:
+    return tuple(state.names[label] if label != OTHER else None for label in state.labels[state.rows_of({digest})])
 
 
 def _class_of(state: State, label: str) -> int:
@@ -204,11 +212,13 @@ def _check_names(backbone: Backbone, state: State, names: tuple[str, ...]) -> No
 
 
 def _learned(backbone: Backbone, state: State, notes: tuple[str, ...], before: State) -> Relearned:
+    if len(state.names) < 2:
+        raise StateError(f"{len(state.names)} of {len(before.names)} classes would be left, a pack needs two: keep some photos")
     by_hand = zero_shot(backbone, state.names, *state.settings.method_settings.templates)
     found = at_once(backbone, state, by_hand)
     if found.method is None:
         raise StateError(f"within this budget a prompt is best, and that takes longer: {AGAIN}")
-    told = provenance(found.settings, None, len(state.labels))
+    told = provenance(found.settings, None, state.photos)
     pack = Pack.decode(assembled(backbone, found.method.number, found.method.result(), state.names, told).encode())
     after = replace(state, pack_id=pack.pack_id, before=before.pack_id)
     return Relearned(pack, after, found.settings.method, found.candidates, found.expected, notes)

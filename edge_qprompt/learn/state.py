@@ -23,6 +23,7 @@ from safetensors.numpy import load, save
 from edge_qprompt.backbone import Backbone
 from edge_qprompt.errors import StateError
 from edge_qprompt.files import write_whole
+from edge_qprompt.learn.labelled import Labelled
 from edge_qprompt.learn.settings import AdaptSettings, restored
 from edge_qprompt.learn.shots import Labels, Shots
 from edge_qprompt.photos import natural
@@ -32,6 +33,7 @@ SUFFIX = ".state"
 FORMAT = 1
 MAX_STATE_BYTES = 1 << 30
 DIGEST_BYTES = 32
+OTHER = -1
 UNIT_TOLERANCE = 1e-2  # of a feature in float16
 
 
@@ -41,12 +43,12 @@ class Change:
 
     Attributes:
         names: classes before it.
-        photos: hex digest of each photo that was taught, and the labels that it had before.
+        photos: hex digest of each photo that was taught, and the labels that it had before; None is OTHER.
         renamed: old and new name of a class; None where photos were taught.
     """
 
     names: tuple[str, ...]
-    photos: tuple[tuple[str, tuple[str, ...]], ...] = ()
+    photos: tuple[tuple[str, tuple[str | None, ...]], ...] = ()
     renamed: tuple[str, str] | None = None
 
 
@@ -64,7 +66,7 @@ class State:
         settings: how it was learned.
         names: (C,) classes, in the order of the labels.
         digests: (N, 32) uint8, SHA-256 of each photo's bytes.
-        labels: (N,) int64.
+        labels: (N,) int64; OTHER of photos of none of the classes.
         features: (N, V, D) float16, unit length; the first view is the centre crop.
         history: changes that can be undone, the last one last.
         pack_id: of the pack that was learned from it; empty before.
@@ -84,18 +86,12 @@ class State:
     before: str = ""
 
     @staticmethod
-    def of(
-        backbone: Backbone,
-        names: tuple[str, ...],
-        features: NDArray[np.float32],
-        digests: tuple[bytes, ...],
-        labels: Labels,
-        settings: AdaptSettings,
-    ) -> State:
-        """Of photos whose features are (N, V, D)."""
-        rows, wide = rows_from(digests), features.astype(np.float16)
+    def of(backbone: Backbone, names: tuple[str, ...], settings: AdaptSettings, parts: Sequence[Labelled]) -> State:
+        """Of photos with features of as many views."""
         about = backbone.manifest.fingerprint, backbone.precision, backbone.feature_kind
-        return State(*about, settings, names, rows, labels, wide).arranged()
+        rows = rows_from([digest for part in parts for digest in part.features.digests])
+        features = np.concatenate([part.features.values for part in parts]).astype(np.float16)
+        return State(*about, settings, names, rows, np.concatenate([part.labels for part in parts]), features).arranged()
 
     @property
     def views(self) -> int:
@@ -105,7 +101,14 @@ class State:
     @property
     def counts(self) -> dict[str, int]:
         """Photos by class."""
-        return dict(zip(self.names, np.bincount(self.labels, minlength=len(self.names)).tolist(), strict=True))
+        return dict(
+            zip(self.names, np.bincount(self.labels[self.labels != OTHER], minlength=len(self.names)).tolist(), strict=True)
+        )
+
+    @property
+    def photos(self) -> int:
+        """Photos of the classes, in number."""
+        return int((self.labels != OTHER).sum())
 
     @property
     def known(self) -> frozenset[bytes]:
@@ -114,7 +117,8 @@ class State:
 
     def shots(self, by_hand: NDArray[np.float32], logit_scale: float) -> Shots:
         """What a closed form learns from; class features (C, D) of the hand-written prompt come with it."""
-        return Shots(self.features.astype(np.float32), self.labels, by_hand, logit_scale)
+        features, mine = self.features.astype(np.float32), self.labels != OTHER
+        return Shots(features[mine], self.labels[mine], by_hand, logit_scale, None if mine.all() else features[~mine, 0])
 
     def arranged(self) -> State:
         """With rows in their order."""
@@ -125,14 +129,14 @@ class State:
         """Without some of the photos (N,), and without classes that have none left."""
         kept = ~rows
         labels = self.labels[kept]
-        left = np.unique(labels)
+        left = np.unique(labels[labels != OTHER])
         names = tuple(self.names[i] for i in left)
-        placed = np.searchsorted(left, labels)
+        placed = np.where(labels == OTHER, OTHER, np.searchsorted(left, labels))
         return replace(self, names=names, digests=self.digests[kept], labels=placed, features=self.features[kept])
 
     def named(self, names: tuple[str, ...]) -> State:
         """With classes in another order, or more of them; each that is there must be among `names`."""
-        place = np.array([names.index(name) for name in self.names], np.int64)
+        place = np.array([*(names.index(name) for name in self.names), OTHER], np.int64)  # the last is that of label -1
         return replace(self, names=names, labels=place[self.labels]).arranged()
 
     def rows_of(self, digests: set[bytes]) -> NDArray[np.bool_]:
@@ -182,7 +186,11 @@ class State:
             raise ValueError(f"it has features {self.features.shape} of {self.features.dtype}")
         if self.digests.shape != (count, DIGEST_BYTES) or len(self.features) != count or self.digests.dtype != np.uint8:
             raise ValueError("its rows do not fit each other")
-        if self.labels.dtype != np.int64 or set(self.labels.tolist()) != set(range(len(self.names))) or len(self.names) < 2:
+        if (
+            self.labels.dtype != np.int64
+            or set(self.labels.tolist()) - {OTHER} != set(range(len(self.names)))
+            or len(self.names) < 2
+        ):
             raise ValueError("its labels do not fit its names")
         lengths = np.linalg.norm(self.features.astype(np.float32), axis=2)
         if not (np.abs(lengths - 1) < UNIT_TOLERANCE).all():
