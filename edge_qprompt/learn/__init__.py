@@ -15,7 +15,7 @@ from edge_qprompt.learn.adaptation import Adaptation, Checked
 from edge_qprompt.learn.candidates import AUTO, CLASS_BUDGET, LEAST_BUDGET, PROMPT, Candidate, Expected, check_options
 from edge_qprompt.learn.method import ClosedForm, Method, Option, Takes
 from edge_qprompt.learn.methods.registry import METHODS
-from edge_qprompt.learn.relearn import Relearned, forget, rename, teach, undo
+from edge_qprompt.learn.relearn import Encoded, Relearned, check, forget, rename, teach, teach_encoded, undo
 from edge_qprompt.learn.settings import (
     ALL,
     COOP_LR,
@@ -63,6 +63,7 @@ __all__ = [
     "Checked",
     "ClosedForm",
     "CoOp",
+    "Encoded",
     "EngineSettings",
     "Expected",
     "LoopSettings",
@@ -75,6 +76,7 @@ __all__ = [
     "State",
     "Takes",
     "adapt",
+    "check",
     "check_options",
     "forget",
     "has_bfloat16",
@@ -82,6 +84,7 @@ __all__ = [
     "rename",
     "state_path",
     "teach",
+    "teach_encoded",
     "undo",
 ]
 

@@ -64,30 +64,53 @@ def teach(backbone: Backbone, state: State, photos: Sequence[tuple[AnyPhoto, Lab
         PromptError: a class name that does not fit, or no pack fits the budget any more.
         FingerprintError: the state belongs to another backbone, or to another precision of it.
     """
-    _check(backbone, state)
-    labels = [label if label is None else label_of(label) for _, label in photos]
+    check(backbone, state, [label for _, label in photos])
     sources = [source_of(photo, f"photo {i}") for i, (photo, _) in enumerate(photos)]
-    _check_names(backbone, state, _with_classes(state.names, labels))
     found = extract(backbone, sources, views=Views(state.views, state.settings.loop.seed), strict=True)
-    wanted: dict[bytes, tuple[Label, int]] = {}
-    for row, (digest, label) in enumerate(zip(found.digests, labels, strict=True)):
-        if wanted.setdefault(digest, (label, row))[0] != label:
-            raise StateError(f"{sources[row]} is given two labels, {_told(wanted[digest][0])} and {_told(label)}: give it one")
-    before = {digest: _labels_of(state, digest) for digest in wanted}
-    new = {digest: told for digest, told in wanted.items() if before[digest] != (told[0],)}
-    notes = [
-        f"{sources[row]} is learned as {_told(label)} already" for digest, (label, row) in wanted.items() if digest not in new
-    ]
-    notes += [
-        f"{sources[row]} was learned as {' and '.join(map(_told, before[digest]))}, and is {_told(label)} now"
-        for digest, (label, row) in new.items()
-        if before[digest]
-    ]
-    change = Change(state.names, tuple((digest.hex(), before[digest]) for digest in new))
-    history = (*state.history, change) if new else state.history
-    rows = [row for _, row in new.values()]
-    changed = _with_photos(state, list(new), [label for label, _ in new.values()], found.values[rows])
-    return _learned(backbone, replace(changed, history=history), tuple(notes), state)
+    rows = zip(sources, found.digests, found.values, strict=True)
+    encoded = [Encoded(str(source), digest, features) for source, digest, features in rows]
+    return teach_encoded(backbone, state, [(each, label) for each, (_, label) in zip(encoded, photos, strict=True)])
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """A photo that somebody has encoded.
+
+    Attributes:
+        name: what to call it.
+        digest: SHA-256 of its bytes.
+        features: (V, D) float32 of the views that a state has, the centre crop first.
+    """
+
+    name: str
+    digest: bytes
+    features: NDArray[np.float32]
+
+
+def teach_encoded(backbone: Backbone, state: State, photos: Sequence[tuple[Encoded, Label]]) -> Relearned:
+    """As `teach`, of photos that are encoded already; no photo and no cache is touched."""
+    check(backbone, state, [label for _, label in photos])
+    wanted: dict[bytes, tuple[Encoded, Label]] = {}
+    for photo, said in photos:
+        label = None if said is None else label_of(said)
+        _, known = wanted.setdefault(photo.digest, (photo, label))
+        if known != label:
+            raise StateError(f"{photo.name} is given two labels, {_told(known)} and {_told(label)}: give it one")
+    notes, new = [], []
+    for photo, label in wanted.values():
+        before = _labels_of(state, photo.digest)
+        if before == (label,):
+            notes.append(f"{photo.name} is learned as {_told(label)} already")
+            continue
+        new.append((photo, label, before))
+        if before:
+            notes.append(f"{photo.name} was learned as {' and '.join(map(_told, before))}, and is {_told(label)} now")
+    if not new:
+        return _learned(backbone, state, tuple(notes), state)
+    change = Change(state.names, tuple((photo.digest.hex(), before) for photo, _, before in new))
+    features = np.stack([photo.features for photo, _, _ in new])
+    changed = _with_photos(state, [photo.digest for photo, _, _ in new], [label for _, label, _ in new], features)
+    return _learned(backbone, replace(changed, history=(*state.history, change)), tuple(notes), state)
 
 
 def forget(backbone: Backbone, state: State, photos: Sequence[AnyPhoto] = (), *, label: str | None = None) -> Relearned:
@@ -105,7 +128,7 @@ def forget(backbone: Backbone, state: State, photos: Sequence[AnyPhoto] = (), *,
         PhotoError: a file cannot be read.
         PromptError, FingerprintError: as of `teach`.
     """
-    _check(backbone, state)
+    check(backbone, state)
     rows = np.zeros(len(state.labels), bool)
     for i, photo in enumerate(photos):
         source = source_of(photo, f"photo {i}")
@@ -129,13 +152,12 @@ def rename(backbone: Backbone, state: State, old: str, new: str) -> Relearned:
         StateError: there is no class of the old name, or one of the new name already.
         PromptError, FingerprintError: as of `teach`.
     """
-    _check(backbone, state)
+    check(backbone, state, [new])
     place, name = _class_of(state, old), label_of(new)
     if name in state.names:
         raise StateError(f"there is a class {name!r} already: teach its photos that label, or choose another name")
     change = Change(state.names, renamed=(state.names[place], name))
     changed = _renamed(state, state.names[place], name)
-    _check_names(backbone, state, changed.names)
     return _learned(backbone, replace(changed, history=(*state.history, change)), (), state)
 
 
@@ -146,7 +168,7 @@ def undo(backbone: Backbone, state: State) -> Relearned:
         StateError: there is none.
         PromptError, FingerprintError: as of `teach`.
     """
-    _check(backbone, state)
+    check(backbone, state)
     if not state.history:
         raise StateError("there is nothing to undo: photos were neither taught nor a class renamed, or some were forgotten since")
     *history, last = state.history
@@ -204,13 +226,6 @@ def _class_of(state: State, label: str) -> int:
     return state.names.index(name)
 
 
-def _check_names(backbone: Backbone, state: State, names: tuple[str, ...]) -> None:
-    """Raise before a photo is encoded, where a name fits neither a prompt nor a pack."""
-    assert state.settings.n_ctx
-    name_tokens(backbone.tokenizer, names, state.settings.n_ctx)
-    names_section(names)
-
-
 def _learned(backbone: Backbone, state: State, notes: tuple[str, ...], before: State) -> Relearned:
     if len(state.names) < 2:
         raise StateError(f"{len(state.names)} of {len(before.names)} classes would be left, a pack needs two: keep some photos")
@@ -224,7 +239,13 @@ def _learned(backbone: Backbone, state: State, notes: tuple[str, ...], before: S
     return Relearned(pack, after, found.settings.method, found.candidates, found.expected, notes)
 
 
-def _check(backbone: Backbone, state: State) -> None:
+def check(backbone: Backbone, state: State, labels: Sequence[Label] = ()) -> None:
+    """Make sure, before a photo is encoded, that a state can be learned anew, with more labels if they are new.
+
+    Raises:
+        StateError, PromptError, FingerprintError: as of `teach`.
+        PackError: a name that no pack can hold.
+    """
     if (method := state.settings.method) != AUTO and not issubclass(METHODS[method], ClosedForm):
         raise StateError(f"the pack was learned step by step, by {method}, which takes longer: {AGAIN}")
     if backbone.manifest.fingerprint != state.fingerprint:
@@ -234,3 +255,7 @@ def _check(backbone: Backbone, state: State) -> None:
             f"the pack was learned with the image encoder {state.encoder}, this one is {backbone.feature_kind}: "
             f"open the backbone in {state.precision}, with the providers that it was learned with"
         )
+    names = _with_classes(state.names, [label if label is None else label_of(label) for label in labels])
+    assert state.settings.n_ctx
+    name_tokens(backbone.tokenizer, names, state.settings.n_ctx)
+    names_section(names)
