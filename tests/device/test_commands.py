@@ -23,6 +23,7 @@ VERBS = (
     "demo",
     "evaluate",
     "export",
+    "forget",
     "inspect",
     "keygen",
     "pull",
@@ -30,6 +31,7 @@ VERBS = (
     "rollback",
     "split",
     "tasks",
+    "teach",
 )
 QUICK = ("--epochs", "1")
 TEST_BAG = DEMO / "test" / "bag"
