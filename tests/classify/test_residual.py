@@ -20,6 +20,7 @@ from edge_qprompt.learn import METHODS
 from edge_qprompt.learn.adapt import adapt
 from edge_qprompt.learn.methods.calibration import ALPHAS, choose
 from edge_qprompt.learn.settings import AdaptSettings, LoopSettings, MethodSettings
+from edge_qprompt.learn.shots import Shots
 from edge_qprompt.pack.pack import Pack, PackTensor, Precision, Role, Section, names_section
 from edge_qprompt.pack.section import RESIDUAL_BIAS, TEMPLATE
 from edge_qprompt.photos.dataset import Dataset, load_dataset
@@ -116,42 +117,50 @@ def test_a_bias_is_one_finite_number(data: bytes) -> None:
         Section(RESIDUAL_BIAS.tag, data)
 
 
-def synthetic(spread: float, off: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def synthetic(spread: float, off: float) -> Shots:
     """Photos (80, 1, 64) of 8 classes around true directions, and text features `off` these."""
     rng = np.random.default_rng(1)
     truth = normalised(rng.standard_normal((8, 64)))
     labels = np.repeat(np.arange(8), 10)
     photos = normalised(truth[labels] + spread * rng.standard_normal((80, 64)))[:, None]
-    return photos, labels, normalised(truth + off * rng.standard_normal((8, 64)))
+    return Shots(photos, labels, normalised(truth + off * rng.standard_normal((8, 64))), 30.0)
 
 
 def test_text_that_is_right_gets_small_residuals_and_text_that_is_wrong_large_ones() -> None:
     settings = ClusterSettings(bits=4)
-    right = choose(*synthetic(spread=0.5, off=0.02), settings, 30.0)[0]
-    wrong = choose(*synthetic(spread=0.1, off=5.0), settings, 30.0)[0]
+    right = choose(synthetic(spread=0.5, off=0.02), settings)[0]
+    wrong = choose(synthetic(spread=0.1, off=5.0), settings)[0]
     assert right < wrong
     assert {right, wrong} <= set(ALPHAS)
 
 
+def test_over_a_learned_prompt_residuals_go_no_further_than_to_the_means() -> None:
+    settings, shots = ClusterSettings(bits=4), synthetic(spread=0.7, off=5.0)
+    truth = synthetic(spread=0.7, off=0.0).by_hand
+    assert choose(shots, settings)[0] > 1
+    assert choose(shots, settings, truth)[0] < 1  # the prompt is right, the photos are all over
+    near = synthetic(spread=0.1, off=5.0)
+    assert choose(near, settings, near.by_hand)[0] == 1  # the prompt is wrong, the photos are not
+
+
 def test_one_photo_a_class_leaves_nothing_to_choose_with() -> None:
-    photos, labels, text = synthetic(0.1, 1.0)
-    assert choose(photos[::10], labels[::10], text, ClusterSettings(bits=2), 30.0) == (1.0, 0.0)
+    assert choose(synthetic(0.1, 1.0).of(np.arange(0, 80, 10)), ClusterSettings(bits=2)) == (1.0, 0.0)
 
 
 def test_a_class_with_one_photo_among_others_costs_the_choice_nothing() -> None:
-    photos, labels, text = synthetic(0.1, 5.0)
+    shots = synthetic(0.1, 5.0)
     fewer = np.delete(np.arange(80), np.arange(31, 40))  # class 3 keeps one
-    alpha, bias = choose(photos[fewer], labels[fewer], text, ClusterSettings(bits=4), 30.0)
-    whole = choose(photos, labels, text, ClusterSettings(bits=4), 30.0)
+    alpha, bias = choose(shots.of(fewer), ClusterSettings(bits=4))
+    whole = choose(shots, ClusterSettings(bits=4))
     assert alpha == whole[0]
     assert bias == pytest.approx(whole[1], abs=0.1)
     assert bias > 0.1
 
 
 def test_means_are_directions() -> None:
-    photos, labels, _ = synthetic(0.3, 0.0)
-    means = class_means(photos[:, 0], labels, 8)
-    np.testing.assert_allclose(means[3], normalised(photos[30:40, 0].sum(axis=0, keepdims=True))[0], atol=1e-6)
+    shots = synthetic(0.3, 0.0)
+    means = class_means(shots.centre, shots.labels, 8)
+    np.testing.assert_allclose(means[3], normalised(shots.centre[30:40].sum(axis=0, keepdims=True))[0], atol=1e-6)
 
 
 @pytest.mark.parametrize("method", ["qres", "learned-qres", "qcoop+qres"])

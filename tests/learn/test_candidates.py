@@ -7,10 +7,11 @@ from pathlib import Path
 import pytest
 from common import DEMO, Command, MakePhotos
 
-from edge_qprompt import Backbone, evaluate
-from edge_qprompt.errors import PromptError
+from edge_qprompt import Backbone, evaluate, teach
+from edge_qprompt.errors import PromptError, StateError
 from edge_qprompt.learn import AUTO, METHODS, AdaptSettings, LoopSettings, MethodSettings, adapt
 from edge_qprompt.learn.candidates import TRIED, Candidate, Expected, _best, budget_of
+from edge_qprompt.learn.with_prompts import OPTIONS, PROMPTS
 from edge_qprompt.photos import load_dataset
 
 
@@ -77,12 +78,45 @@ def test_what_is_noted_in_the_pack_is_in_the_budget(nano: Backbone) -> None:
         assert result.pack.size in {each.bytes for each in result.candidates}
 
 
-def test_a_prompt_is_learned_where_nothing_else_fits(nano: Backbone) -> None:
-    settings = AdaptSettings(budget=400, loop=LoopSettings(epochs=1))
-    result = adapt(nano, load_dataset(DEMO), settings)
-    assert (result.method, result.run.steps) == ("qcoop", 1)
-    assert result.pack.size <= 400
-    assert result.expected is None
+@pytest.mark.parametrize(
+    ("budget", "method"), [(124, None), (125, "zero-shot"), (371, "zero-shot"), (372, "qcoop"), (466, "learned-qres")]
+)
+def test_where_nothing_that_is_computed_at_once_fits(nano: Backbone, budget: int, method: str | None) -> None:
+    settings, data = AdaptSettings(budget=budget, loop=LoopSettings(epochs=1)), load_dataset(DEMO)
+    if method is None:
+        with pytest.raises(PromptError, match="no pack of 10 classes fits"):
+            adapt(nano, data, settings)
+        return
+    result = adapt(nano, data, settings)
+    assert (result.method, result.run.steps) == (method, int(method != "zero-shot"))
+    assert result.pack.size <= budget
+    assert result.pack.size in {each.bytes for each in result.candidates if each.method == method}
+    assert (result.expected is None) == (method != "zero-shot")  # what learns step by step was not measured
+    with pytest.raises(StateError, match="nothing that is learned at once fits the budget"):
+        teach(nano, result.state, [(data.train.paths[0], "bag")])
+
+
+def test_prompts_are_measured_where_there_is_time(nano: Backbone) -> None:
+    data = load_dataset(DEMO).select("base")
+    settings = AdaptSettings(budget=360, seconds=100, provenance=True, loop=LoopSettings(epochs=3))
+    result = adapt(nano, data, settings)
+    steps = {each.method: each for each in result.candidates if each.method in PROMPTS}
+    assert set(steps) == set(PROMPTS)
+    assert steps["learned-qres"].expected
+    assert steps["learned-qres"].expected.n == 80
+    assert not steps["qcoop"].fits
+    assert steps["qcoop"].expected is None
+    assert (result.method, result.expected) == ("learned-qres", steps["learned-qres"].expected)
+    assert result.pack.size == steps["learned-qres"].bytes <= 360
+    best = adapt(nano, data, AdaptSettings(seconds=100, loop=LoopSettings(epochs=1)))
+    assert best.method == "qgda"  # a prompt of one step is worse
+    assert all(each.expected for each in best.candidates if each.method in PROMPTS)
+
+
+def test_there_is_no_time_left(nano: Backbone) -> None:
+    result = adapt(nano, load_dataset(DEMO).select("base"), AdaptSettings(seconds=1e-9))
+    assert [each.expected for each in result.candidates if each.method in PROMPTS] == [None, None]
+    assert result.method == "qgda"
 
 
 def test_a_budget_that_not_even_the_names_fit_is_an_error(nano: Backbone) -> None:
@@ -102,7 +136,7 @@ def test_auto_has_no_options(nano: Backbone) -> None:
 
 
 def test_all_that_is_tried_exists() -> None:
-    for name, options in TRIED:
+    for name, options in (*TRIED, *OPTIONS.items()):
         METHODS[name].read_options(options)
 
 

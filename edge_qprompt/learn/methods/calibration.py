@@ -13,9 +13,11 @@ from numpy.typing import NDArray
 from edge_qprompt.arrays import normalised
 from edge_qprompt.classify import class_means
 from edge_qprompt.codebook import Clustering, ClusterSettings, Quantized
+from edge_qprompt.learn.shots import Shots
 
 FOLDS = 4
 ALPHAS = (0.25, 0.5, 0.75, 1.0, 1.5, 2.0, 3.0, 4.0)
+TOWARDS = (0.0, 0.25, 0.5, 0.75, 1.0)  # over a learned prompt: from its class features to the photos' means, and not beyond
 BIASES = tuple(np.linspace(-0.2, 0.6, 81).tolist())  # in cosines
 
 Array = NDArray[np.float32]
@@ -28,33 +30,38 @@ def quantized(features: Array, labels: Labels, text: Array, clusters: ClusterSet
     return Clustering.fit(residual, clusters).quantize(residual)
 
 
-def choose(features: Array, labels: Labels, text: Array, clusters: ClusterSettings, scale: float) -> tuple[float, float]:
+def choose(shots: Shots, clusters: ClusterSettings, learned: Array | None = None) -> tuple[float, float]:
     """Factor on the residuals, and what is taken from the cosines of classes with one where others have none.
 
     Both by cross-validation over photos; for the second, half of the classes play those without photos, then the other half.
 
+    A learned prompt has seen the photos that are left out, and would seem to need no residual; the hand-written one is worse than
+    it, and would ask for too much. So over a learned prompt the factor is the one with the most hits over both together.
+
     Args:
-        features: (N, V, D), unit length; means are taken of all views, the centre crops are classified.
-        labels: (N,).
-        text: (C, D).
+        shots: photos, of which means are taken of all views, and the centre crops are classified.
         clusters: of the residuals.
-        scale: of the logits.
+        learned: class features (C, D) of the learned prompt, if the residuals are to lie over one.
     """
-    if np.bincount(labels).max() < 2:
+    if shots.alone:
         return 1.0, 0.0  # one photo a class leaves none to choose with
-    hits, losses = np.zeros(len(ALPHAS)), np.zeros(len(ALPHAS))
+    features, labels = shots.features, shots.labels
+    texts, alphas = ((shots.by_hand,), ALPHAS) if learned is None else ((shots.by_hand, learned), TOWARDS)
+    hits, losses = np.zeros(len(alphas)), np.zeros(len(alphas))
     joint = []
     for kept, left in _folds(labels):
-        flat = features[kept].reshape(-1, text.shape[1])
-        residual = quantized(flat, np.repeat(labels[kept], features.shape[1]), text, clusters).values()
+        flat, of_views = features[kept].reshape(-1, features.shape[2]), np.repeat(labels[kept], features.shape[1])
         photos, wanted = features[left, 0], labels[left]
-        for i, alpha in enumerate(ALPHAS):
-            cosines = photos @ normalised(text + alpha * residual).T
-            hits[i] += (cosines.argmax(axis=1) == wanted).sum()
-            losses[i] += _cross_entropy(scale * cosines, wanted)
-        joint.append((photos, wanted, residual))
-    best = max(range(len(ALPHAS)), key=lambda i: (hits[i], -losses[i]))
-    return ALPHAS[best], _bias(joint, text, ALPHAS[best])
+        for text in texts:
+            residual = quantized(flat, of_views, text, clusters).values()
+            for i, alpha in enumerate(alphas):
+                cosines = photos @ normalised(text + alpha * residual).T
+                hits[i] += (cosines.argmax(axis=1) == wanted).sum()
+                losses[i] += _cross_entropy(shots.logit_scale * cosines, wanted)
+            if text is shots.by_hand:
+                joint.append((photos, wanted, residual))
+    best = max(range(len(alphas)), key=lambda i: (hits[i], -losses[i]))
+    return alphas[best], _bias(joint, shots.by_hand, alphas[best])
 
 
 def _bias(joint: list[tuple[Array, Labels, Array]], text: Array, alpha: float) -> float:

@@ -17,6 +17,7 @@ from edge_qprompt.learn.methods.calibration import choose
 from edge_qprompt.learn.methods.qres import ResidualOptions
 from edge_qprompt.learn.methods.straight_through import StraightThrough
 from edge_qprompt.learn.settings import ALL, MethodSettings, Schedule
+from edge_qprompt.learn.shots import Shots
 from edge_qprompt.pack import PackTensor, Role, templates_section
 
 if TYPE_CHECKING:
@@ -38,7 +39,7 @@ class LearnedQRes(Method):
         super().__init__(problem, settings)
         clusters = self.options.clusters
         features, labels, text = (each.numpy() for each in (problem.features, problem.labels, problem.by_hand))
-        alpha, self._bias = choose(features, labels, text, clusters, problem.logit_scale)
+        alpha, self._bias = choose(Shots(features, labels, text, problem.logit_scale), clusters)
         means = class_means(features.reshape(-1, text.shape[1]), np.repeat(labels, features.shape[1]), len(text))
         self._residual = torch.from_numpy(alpha * (means - text)).requires_grad_()  # (C, D)
         self._quantizer = StraightThrough(self._residual, clusters)

@@ -6,6 +6,7 @@ Symbols: C classes, D dimensions of a feature.
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,7 +21,7 @@ from edge_qprompt.learn.methods.qcoop import QCoOp
 from edge_qprompt.learn.methods.qkgcoop import QKgCoOp
 from edge_qprompt.learn.methods.upon import Upon
 from edge_qprompt.learn.shots import Shots
-from edge_qprompt.pack import PackTensor, Role, Section, templates_section
+from edge_qprompt.pack import PackTensor, Role, templates_section
 
 Array = NDArray[np.float32]
 
@@ -44,13 +45,11 @@ class ResidualOptions:
         return ClusterSettings(bits=self.residual_bits)
 
 
-def with_residuals(shots: Shots, text: Array, clusters: ClusterSettings) -> tuple[PackTensor, Section]:
-    """Quantized residuals over text features (C, D), and how much classes with one are held back."""
-    # over the hand-written prompt: a learned one has seen the photos that are left out, and would seem to need no residual
-    alpha, bias = choose(shots.features, shots.labels, shots.by_hand, clusters, shots.logit_scale)
+def residuals(shots: Shots, text: Array, clusters: ClusterSettings, alpha: float) -> PackTensor:
+    """Quantized residuals over text features (C, D), times alpha."""
     every = shots.features.reshape(-1, text.shape[1])
     residual = quantized(every, np.repeat(shots.labels, shots.features.shape[1]), text, clusters)
-    return PackTensor.quantized(Role.RESIDUAL, replace(residual, codebook=alpha * residual.codebook)), bias_section(bias)
+    return PackTensor.quantized(Role.RESIDUAL, replace(residual, codebook=alpha * residual.codebook))
 
 
 class QRes(ClosedForm):
@@ -62,8 +61,13 @@ class QRes(ClosedForm):
 
     def result(self) -> Result:
         """The residuals, the templates, and how much classes with a residual are held back."""
-        tensor, bias = with_residuals(self.shots, self.shots.by_hand, self.options.clusters)
-        return (tensor,), (templates_section(self.settings.templates), bias)
+        alpha, bias = self._chosen
+        tensor = residuals(self.shots, self.shots.by_hand, self.options.clusters, alpha)
+        return (tensor,), (templates_section(self.settings.templates), bias_section(bias))
+
+    @cached_property
+    def _chosen(self) -> tuple[float, float]:
+        return choose(self.shots, self.options.clusters)
 
     @property
     def size(self) -> int:
@@ -77,7 +81,7 @@ class QRes(ClosedForm):
     def left_out(self) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
         """As of `ClosedForm`; the factor on the residuals is that of the result."""
         shots, clusters = self.shots, self.options.clusters
-        alpha, _ = choose(shots.features, shots.labels, shots.by_hand, clusters, shots.logit_scale)
+        alpha, _ = self._chosen
         scores = [np.zeros((0, shots.classes))]
         labels = [np.zeros(0, np.int64)]
         for kept, left in shots.parts:
@@ -101,8 +105,8 @@ class UponPrompt(Upon):
         with torch.no_grad():
             text = np.asarray(problem.engine.encode(torch.from_numpy(tensors[0].values())).numpy(), np.float32)
         shots = Shots(problem.features.numpy(), problem.labels.numpy(), problem.by_hand.numpy(), problem.logit_scale)
-        tensor, bias = with_residuals(shots, text, self.options.clusters)
-        return (*tensors, tensor), (*sections, bias)
+        alpha, bias = choose(shots, self.options.clusters, text)
+        return (*tensors, residuals(shots, text, self.options.clusters, alpha)), (*sections, bias_section(bias))
 
 
 class QCoOpQRes(UponPrompt):
