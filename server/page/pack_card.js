@@ -24,7 +24,7 @@ const ROLES = {
   12: { what: "image encoder\u2019s change, second factor", row: LAYER },
   13: { what: "discriminant", row: "class" },
   14: { what: "discriminant\u2019s scales and offsets", row: "of the two" },
-  15: { what: "mean feature of the photos", row: "feature" },
+  15: { what: "mean feature of the photos", row: "vector" },
 };
 const NAMES = 128; // tag
 const NAMED = 16; // largest codebook whose values are all written out
@@ -34,7 +34,7 @@ export function packCard(pack, shown) {
   const prompts = pack.tensors.map((tensor, i) => tensorPart(tensor, i));
   return section("What is in the pack",
     pack.templates && el("p", {}, `The mean of ${pack.templates.length} prompts written by hand: `, el("q", {}, nameOf(pack.templates.join("; ")))),
-    pack.template !== null && el("p", {}, pack.tensors.length ? "Below it, a prompt written by hand: " : "A prompt written by hand, nothing learned: ", el("q", {}, nameOf(pack.template))),
+    pack.template !== null && el("p", {}, purpose(pack), el("q", {}, nameOf(pack.template))),
     ...prompts,
     el("h3", {}, "Where the bytes go"),
     sizes(pack),
@@ -45,6 +45,12 @@ export function packCard(pack, shown) {
       pack.provenance ? ["Note", nameOf(pack.provenance)] : null,
       ["SHA-256", el("code", { class: "digest" }, String(shown.pack))],
     ]));
+}
+
+/** What a prompt written by hand is there for. */
+function purpose(pack) {
+  if (pack.decision) return "Class names count by a prompt written by hand: ";
+  return pack.tensors.length ? "Below it, a prompt written by hand: " : "A prompt written by hand, nothing learned: ";
 }
 
 function tensorPart(tensor, i) {
