@@ -33,7 +33,7 @@ PACK_SUFFIX = ".qpk"
     type=float,
     metavar="FAMILIARITY",
     help="Below it a photo is unknown, in place of the pack's own, which `inspect` shows; `--json` has each photo's. "
-    "Without a unit, around -2; the higher, the more photos are unknown.",
+    "Without a unit, -1 for a familiar photo, lower for others; the higher, the more photos are unknown.",
 )
 @terminal.strict_option
 @terminal.json_option

@@ -153,7 +153,7 @@ class Classifier:
         Args:
             feature: (D,) float32, unit length.
             top: labels; fewer if there are fewer.
-            threshold: familiarity below which the photo is unknown; None is the pack's.
+            threshold: familiarity below which the photo is unknown, where the pack can tell; None is the pack's.
         """
         logits = self.logits(feature[None])
         labels = self.rank(_softmax(logits)[0], top)
@@ -172,7 +172,15 @@ class Classifier:
         Raises:
             PhotoError: the photo cannot be read.
         """
-        return self.rank(self.probabilities(self.backbone.encode_images(pixels_of(self.backbone, photo)))[0], top)
+        return self.look(photo, top).labels
+
+    def look(self, photo: AnyPhoto, top: int = 3, threshold: float | None = None) -> Answer:
+        """As `classify`, and whether the photo seems to show none of the labels; threshold as of `answer`.
+
+        Raises:
+            PhotoError: the photo cannot be read.
+        """
+        return self.answer(self.backbone.encode_images(pixels_of(self.backbone, photo))[0], top, threshold)
 
     def __repr__(self) -> str:
         shown = ", ".join(self.labels[:3]) + (" ..." if len(self.labels) > 3 else "")

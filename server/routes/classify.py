@@ -8,6 +8,7 @@ from functools import partial
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Query, Request, Response
+from pydantic.json_schema import SkipJsonSchema
 from starlette.datastructures import UploadFile
 from starlette.responses import JSONResponse
 
@@ -62,7 +63,7 @@ EXAMPLE = {
 }
 
 Threshold = Annotated[
-    float | None,
+    float | SkipJsonSchema[None],  # a query has no null
     Query(
         allow_inf_nan=False,
         description="Familiarity below which a photo is unknown, for every task that can tell, in place of each pack's own. "

@@ -56,9 +56,12 @@ def test_many_tasks_say_what_each_says_alone(nano: Backbone, tasks: Tasks, photo
     assert {name: answer.labels for name, answer in found.items()} == tasks.rank(feature, 2)
 
 
-def test_what_was_not_learned_is_unknown(tasks: Tasks) -> None:
-    told = [tasks.look(photo)["clothes"].unknown for photo in (OWN, STRANGE, noise())]
-    assert told == [False, True, True]
+def test_what_was_not_learned_is_unknown(nano: Backbone, tasks: Tasks) -> None:
+    photos = (OWN, STRANGE, noise())
+    assert [tasks.look(photo)["clothes"].unknown for photo in photos] == [False, True, True]
+    alone = Classifier(nano, telling_pack())
+    assert [alone.look(photo).unknown for photo in photos] == [False, True, True]
+    assert alone.look(OWN).labels == alone.classify(OWN)
 
 
 def test_a_photo_at_the_threshold_is_known(nano: Backbone, tasks: Tasks) -> None:
