@@ -28,6 +28,7 @@ from edge_qprompt.prompts import DEFAULT_TEMPLATE, check_template
 
 NETS = {Role.META_IN, Role.META_OUT, Role.ADAPTER_IN, Role.ADAPTER_OUT}
 KNOWN = ENCODER_ROLES | NETS | {Role.CTX, Role.RESIDUAL, Role.DISCRIMINANT, Role.DISCRIMINANT_ROWS, Role.FEATURE_MEAN}
+DIGITS = 6  # of a familiarity behind the point: float32 has no more, and a server writes short numbers in a third of the time
 
 Array = NDArray[np.float32]
 
@@ -159,7 +160,7 @@ class Classifier:
         labels = self.rank(_softmax(logits)[0], top)
         if self.familiar is None:
             return Answer(labels)
-        found = float(self.familiar.familiarity(feature[None], logits)[0])
+        found = round(float(self.familiar.familiarity(feature[None], logits)[0]), DIGITS)
         return Answer(labels, found < (self.familiar.decision.unknown if threshold is None else threshold), found)
 
     def classify(self, photo: AnyPhoto, top: int = 3) -> list[Prediction]:

@@ -12,7 +12,7 @@ from itertools import repeat
 import numpy as np
 from numpy.typing import NDArray
 
-from edge_qprompt.classify.classifier import Answer, Classifier, Prediction
+from edge_qprompt.classify.classifier import DIGITS, Answer, Classifier, Prediction
 from edge_qprompt.classify.discriminant import Familiars
 from edge_qprompt.classify.head import Fixed
 
@@ -78,7 +78,7 @@ class Stack:
         """Whether a photo is unknown, and its familiarity, for each task; None where a task cannot tell."""
         unknown, familiarity = np.full((2, len(self.names)), None, object)
         if (them := self.familiars) is not None:
-            found = them.familiarity(feature, highest).astype(np.float64)  # (M,), so that any threshold can be compared
+            found = np.round(them.familiarity(feature, highest).astype(np.float64), DIGITS)  # (M,), any threshold compares
             unknown[them.places] = found < (them.thresholds if threshold is None else threshold)
             familiarity[them.places] = found
         return unknown.tolist(), familiarity.tolist()
