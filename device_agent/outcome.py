@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from device_agent import terminal
+from edge_qprompt.learn import METHODS, ClosedForm
 
 if TYPE_CHECKING:
     from edge_qprompt.learn import Adaptation, Candidate
@@ -111,10 +112,12 @@ def _table(candidates: list[dict[str, Any]]) -> list[str]:
     for each in candidates:
         bits = f"{each['bits']} bit{'s' * (each['bits'] > 1)}" if each["bits"] else ""
         found = "over the budget" if not each["fits"] else "no photo can be left out"
+        if each["fits"] and not issubclass(METHODS[each["method"]], ClosedForm):
+            found = "not measured: give it time with --seconds"
         if each["accuracy"] is not None:
             found = f"{terminal.percent(each['accuracy']):>7} +- {100 * each['margin']:.1f}"
         mark = "*" if each["chosen"] else " "
-        lines.append(f"tried    {mark} {each['method']:<10} {bits:<7} {each['bytes']:>6} bytes  {found}")
+        lines.append(f"tried    {mark} {each['method']:<12} {bits:<7} {each['bytes']:>6} bytes  {found}")
     return lines
 
 

@@ -95,6 +95,14 @@ def _own_options() -> str:
     show_default=f"{CLASS_BUDGET} a class, {LEAST_BUDGET} at least",
     help="Bytes that auto may spend on the pack, with everything in it.",
 )
+@click.option(
+    "--seconds",
+    type=click.FloatRange(0),
+    callback=_finite,
+    default=0.0,
+    show_default="0: none",
+    help="Seconds in which auto may try what is learned step by step as well; the best is then learned on all photos.",
+)
 @click.option("--fast", is_flag=True, help="The same as --method qres: milliseconds after the photos are encoded.")
 @click.option("--bits", type=click.IntRange(1, 8), show_default="1, for qmaple 4", help="Bits a prompt weight.")
 @click.option(
@@ -176,13 +184,15 @@ def command(
     \b
       edge-qprompt adapt photos/ --out flowers.qpk
       edge-qprompt adapt photos/ --out flowers.qpk --budget 400       the best of fewer bytes
+      edge-qprompt adapt photos/ --out flowers.qpk --seconds 120      tries prompts as well
       edge-qprompt adapt photos/ --out flowers.qpk --method qcoop     a prompt of the paper's, for any names
       edge-qprompt adapt photos/ --out flowers.qpk --shots 4 --bits 2 --views 4
       edge-qprompt adapt photos/ --out base.qpk --classes base      first half of the classes
       edge-qprompt adapt photos/ --out flowers.qpk --resume         after Ctrl-C or a power cut
 
-    The same command gives the same bytes. Beside the pack lies its state, e.g. flowers.qpk.state: the photos' features and
-    digests, no photo, for `teach`, `forget` and `evaluate`. Image features are cached, so a second run is quicker.
+    The same command gives the same bytes, but with --seconds, which do for more on a faster machine. Beside the pack lies its
+    state, e.g. flowers.qpk.state: the photos' features and digests, no photo, for `teach`, `forget` and `evaluate`. Features
+    are cached, so a second run is quicker.
     """
     from edge_qprompt.pack import names_section
     from edge_qprompt.photos import load_dataset
@@ -281,6 +291,7 @@ def _settings(options: dict[str, Any]) -> AdaptSettings:
     return AdaptSettings(
         method=options["method"],
         budget=options["budget"],
+        seconds=options["seconds"],
         n_ctx=options["ctx"],
         shots=options["shots"],
         views=options["views"],

@@ -6,18 +6,14 @@ the tests run the same code. Symbols: N photos, C classes, n learned tokens.
 
 from __future__ import annotations
 
-import hashlib
 import importlib.util
-import json
 import time
 import warnings
-from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from edge_qprompt.backbone import Backbone, name_tokens
 from edge_qprompt.classify import Classifier, Scores, zero_shot
@@ -25,18 +21,17 @@ from edge_qprompt.console import Bars, in_notebook
 from edge_qprompt.errors import BackboneError, DataError, MissingExtraError, PromptError
 from edge_qprompt.learn.adaptation import Accuracy, Adaptation, Checked
 from edge_qprompt.learn.at_once import assembled, at_once, provenance
+from edge_qprompt.learn.by_steps import Learned, Progress, learn_by_steps, stage_of
 from edge_qprompt.learn.candidates import AUTO, PREFERRED, check_options
 from edge_qprompt.learn.labelled import Labelled, once_each, unseen
-from edge_qprompt.learn.method import ClosedForm, Result, Takes
+from edge_qprompt.learn.method import ClosedForm, Takes
 from edge_qprompt.learn.methods.registry import METHODS
-from edge_qprompt.learn.run import Run
-from edge_qprompt.learn.settings import AdaptSettings, Schedule, default_ctx
+from edge_qprompt.learn.settings import AdaptSettings, default_ctx
 from edge_qprompt.learn.state import OTHER, State
-from edge_qprompt.learn.threads import torch_threads
+from edge_qprompt.learn.with_prompts import with_prompts
 from edge_qprompt.pack import Pack, Precision
 from edge_qprompt.photos import AnyData, AnyPhoto, Dataset, Photos, Views, dataset_of, features_of, source_of
 
-Progress = Callable[[str, int, int, str], None]
 DEFAULTS = AdaptSettings()
 
 
@@ -93,7 +88,7 @@ def _adapt(
     clock = _Clock()
     shots, spare = data.few_shot(settings.shots, settings.loop.seed)
     held = data.test or (spare if len(spare) else None)
-    train, notes = once_each(_encode(backbone, shots, _views(settings), settings, "encode photos", progress), data.names)
+    train, notes = once_each(_encode(backbone, shots, settings.wanted_views, settings, "encode photos", progress), data.names)
     _check_every_class(data, train)
     spares = _encode(backbone, held, Views(), settings, "encode held-out", progress) if held else None
     foreign, more = _others(backbone, others, train, settings, progress)
@@ -102,13 +97,15 @@ def _adapt(
     by_hand = zero_shot(backbone, data.names, *settings.method_settings.templates)
     backbone.close()
     state = State.of(backbone, data.names, asked, [train, foreign] if foreign else [train])
-    closed = at_once(backbone, state, by_hand)
-    settings, method = closed.settings, closed.method
+    chosen = at_once(backbone, state, by_hand)
+    if asked.method == AUTO:
+        chosen = with_prompts(backbone, data.names, train, by_hand, chosen, asked.seconds, progress)
+    settings, method = chosen.settings, chosen.method
     notes += more
     if method is not None:
-        learned = _Learned(method.number, method.result(), {}, method.facts(), {}, None, Run(), ("", ""))
+        learned = Learned(method.number, method.result(), facts=method.facts())
     else:
-        learned = _learn(backbone, data, settings, train, by_hand, checkpoint, resume, progress)
+        learned = learn_by_steps(backbone, data.names, settings, train, by_hand, progress, checkpoint, resume=resume)
     backbone.close()
     clock.lap("learn")
     told = provenance(settings, learned.schedule, len(train.labels))
@@ -135,8 +132,8 @@ def _adapt(
         skipped=train.features.skipped + (spares.features.skipped if spares else ()),
         notes=notes,
         method=settings.method,
-        candidates=closed.candidates,
-        expected=closed.expected,
+        candidates=chosen.candidates,
+        expected=chosen.expected,
         run=learned.run,
         facts=learned.facts,
         weights=learned.weights,
@@ -173,77 +170,10 @@ def _check(backbone: Backbone, data: Dataset, settings: AdaptSettings) -> int:
     return n_ctx
 
 
-@dataclass(frozen=True)
-class _Learned:
-    """What is left of a method when its tower has gone from memory."""
-
-    number: int
-    result: Result
-    snapshots: dict[int, Result]
-    facts: dict[str, Any]
-    weights: dict[str, NDArray[np.float32]]
-    schedule: Schedule | None
-    run: Run
-    engine: tuple[str, str]
-
-
-def _learn(
-    backbone: Backbone,
-    data: Dataset,
-    settings: AdaptSettings,
-    train: Labelled,
-    by_hand: Classifier,
-    checkpoint: Path | None,
-    resume: bool,
-    progress: Progress,
-) -> _Learned:
-    # only now, when the encoders have gone: torch is 200 MB
-    from edge_qprompt.learn.checkpoint import CheckpointFile
-    from edge_qprompt.learn.inputs import Inputs
-    from edge_qprompt.learn.loop import learn
-    from edge_qprompt.learn.problem import Problem, initial_context
-    from edge_qprompt.learn.teacher import Teacher
-
-    kind, teacher = METHODS[settings.method], None
-    if kind.takes is Takes.TEACHER:
-        templates, told = settings.method_settings.templates, _stage(progress, "encode in fp32")
-        teacher = Teacher.of(backbone, data.names, templates, train.paths, _views(settings), told)
-    if kind.takes is Takes.PIXELS:
-        backbone = backbone.in_float()  # as packs that change the encoders run
-    assert settings.n_ctx
-    start = initial_context(backbone, settings.n_ctx, settings.loop.seed, words=settings.words, padded=kind.pads_words)
-    features, labels, classes = train.features.values, train.labels, by_hand.class_features
-    problem = Problem.of(backbone, data.names, start, features, labels, classes, settings.engine, teacher)
-    method = kind(problem, settings.method_settings)
-    schedule = settings.loop.over(method.schedule)
-    file = CheckpointFile(checkpoint, _digest(backbone, data, settings, schedule, train), resume) if checkpoint else None
-
-    snapshots: dict[int, Result] = {}
-
-    def tell(epoch: int, epochs: int, loss: float) -> None:
-        progress("learn", epoch, epochs, f"loss {loss:.3f}")
-        if settings.snapshot_epochs and epoch % settings.snapshot_epochs == 0:
-            snapshots[epoch] = method.result()
-
-    inputs = Inputs.of(method, problem, train.paths, _views(settings))
-    with torch_threads(inputs.threads):
-        run = learn(method, inputs.values, problem.labels, settings.loop, file, tell)
-    weights = {name: value.detach().numpy() for name, value in method.parameters.items()}
-    return _Learned(method.number, method.result(), snapshots, method.facts(), weights, schedule, run, inputs.engine)
-
-
-def _stage(progress: Progress, stage: str) -> Callable[[int, int], None]:
-    return lambda done, total: progress(stage, done, total, "")
-
-
-def _views(settings: AdaptSettings) -> Views:
-    return Views(1 if settings.method.startswith("zero-shot") else settings.views, settings.loop.seed)
-
-
 def _encode(
     backbone: Backbone, photos: Photos, views: Views, settings: AdaptSettings, stage: str, progress: Progress
 ) -> Labelled:
-    features = features_of(backbone, photos, views=views, strict=settings.strict, progress=_stage(progress, stage))
+    features = features_of(backbone, photos, views=views, strict=settings.strict, progress=stage_of(progress, stage))
     paths = tuple(photos.paths[i] for i in features.kept)
     return Labelled(features, paths, np.array(photos.labels, np.int64)[features.kept])
 
@@ -255,7 +185,9 @@ def _others(
     if not others:
         return None, ()
     sources = tuple(source_of(photo, f"photo {i} of the others") for i, photo in enumerate(others))
-    found = _encode(backbone, Photos(sources, (OTHER,) * len(sources)), _views(settings), settings, "encode the others", progress)
+    found = _encode(
+        backbone, Photos(sources, (OTHER,) * len(sources)), settings.wanted_views, settings, "encode the others", progress
+    )
     alone, _ = once_each(found, ())
     return unseen(alone, set(train.features.digests), "photos of none of the classes")
 
@@ -269,16 +201,6 @@ def _check_every_class(data: Dataset, train: Labelled) -> None:
 def _accuracy(learned: Checked, by_hand: Classifier, part: Labelled) -> Accuracy:
     scores = Scores.of(learned.probabilities, learned.labels)
     return Accuracy(scores.accuracy, Scores.of(by_hand.probabilities(part.centre), part.labels).accuracy, scores.n)
-
-
-def _digest(backbone: Backbone, data: Dataset, settings: AdaptSettings, schedule: Schedule, train: Labelled) -> str:
-    """Of everything that decides the result; what only decides how it is watched is left out."""
-    loop = {**asdict(schedule), "seed": settings.loop.seed}
-    decisive = {**asdict(settings), "loop": loop, "engine": settings.engine.name}
-    facts = [backbone.manifest.fingerprint, backbone.precision, data.names, decisive]
-    digest = hashlib.sha256(json.dumps(facts, sort_keys=True).encode())
-    digest.update(train.features.values.tobytes() + train.labels.tobytes())
-    return digest.hexdigest()
 
 
 @dataclass

@@ -1,12 +1,11 @@
 """`auto`: which method, in how many bits, is best for some photos and a number of bytes.
 
-Closed forms are tried on photos that were left out, at once. A prompt is learned in their place only where none of them fits:
-that takes minutes, and wins where there are few bytes for many classes. Symbols: N photos, C classes.
+Closed forms are tried on photos that were left out, at once. What `with_prompts` has is learned in their place only where none of
+them fits, or where somebody gives it time. Symbols: N photos, C classes.
 """
 
 from __future__ import annotations
 
-import importlib.util
 import math
 import time
 from collections.abc import Mapping, Sequence
@@ -108,16 +107,18 @@ def expected(method: ClosedForm) -> Expected | None:
     return Expected.of(int((scores.argmax(axis=1) == labels).sum()), len(labels), len(shots.labels) / shots.classes)
 
 
-def choose(shots: Shots, settings: AdaptSettings, rest: int) -> tuple[AdaptSettings, tuple[Candidate, ...], ClosedForm | None]:
+def only_by_hand(candidates: Sequence[Candidate]) -> bool:
+    """Whether nothing that learns fits."""
+    return {each.method for each in candidates if each.fits} == {BY_HAND}
+
+
+def choose(shots: Shots, settings: AdaptSettings, rest: int) -> tuple[AdaptSettings, tuple[Candidate, ...], ClosedForm]:
     """Settings with the best method, all candidates, and that method made for the photos.
 
     Args:
         shots: what to learn from.
         settings: whose method is AUTO.
         rest: bytes of the pack beside what the method brings.
-
-    Returns:
-        None in place of the method where it is a prompt, which has to be learned.
 
     Raises:
         PromptError: nothing fits.
@@ -139,8 +140,6 @@ def choose(shots: Shots, settings: AdaptSettings, rest: int) -> tuple[AdaptSetti
         raise PromptError(
             f"no pack of {shots.classes} classes fits {budget} bytes, their names take {rest}: allow {least} at least"
         )
-    if [each.method for each in candidates if each.fits] == [BY_HAND] and importlib.util.find_spec("torch") is not None:
-        return replace(settings, method=PROMPT), tuple(candidates), None
     best = _best(candidates, shots.few)
     told = replace(settings.method_settings, options=candidates[best].options)
     return replace(settings, method=candidates[best].method, method_settings=told), tuple(candidates), made[best]

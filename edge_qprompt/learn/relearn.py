@@ -17,7 +17,7 @@ from edge_qprompt.backbone import Backbone, name_tokens
 from edge_qprompt.classify import zero_shot
 from edge_qprompt.errors import FingerprintError, StateError
 from edge_qprompt.learn.at_once import assembled, at_once, provenance
-from edge_qprompt.learn.candidates import AUTO, Candidate, Expected
+from edge_qprompt.learn.candidates import AUTO, Candidate, Expected, only_by_hand
 from edge_qprompt.learn.method import ClosedForm
 from edge_qprompt.learn.methods.registry import METHODS
 from edge_qprompt.learn.state import OTHER, Change, State, in_order, label_of, rows_from, with_class
@@ -231,8 +231,9 @@ def _learned(backbone: Backbone, state: State, notes: tuple[str, ...], before: S
         raise StateError(f"{len(state.names)} of {len(before.names)} classes would be left, a pack needs two: keep some photos")
     by_hand = zero_shot(backbone, state.names, *state.settings.method_settings.templates)
     found = at_once(backbone, state, by_hand)
-    if found.method is None:
-        raise StateError(f"within this budget a prompt is best, and that takes longer: {AGAIN}")
+    assert found.method is not None  # `check` has seen to that
+    if only_by_hand(found.candidates):
+        raise StateError(f"nothing that is learned at once fits the budget: {AGAIN}, or with more bytes")
     told = provenance(found.settings, None, state.photos)
     pack = Pack.decode(assembled(backbone, found.method.number, found.method.result(), state.names, told).encode())
     after = replace(state, pack_id=pack.pack_id, before=before.pack_id)

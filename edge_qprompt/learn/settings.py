@@ -9,6 +9,7 @@ from typing import Any
 
 from edge_qprompt.codebook import ClusterSettings
 from edge_qprompt.errors import EdgeQPromptError
+from edge_qprompt.photos import Views
 from edge_qprompt.prompts import DEFAULT_TEMPLATE
 
 REFERENCE_BATCH = 32  # of CoOp, whose learning rate is given for it
@@ -162,6 +163,7 @@ class AdaptSettings:
     Attributes:
         method: a key of METHODS; "auto" is the best for these photos within the budget.
         budget: bytes that "auto" may spend on a pack; None is 100 a class, 1000 at least.
+        seconds: that "auto" may spend on learning prompts as well; 0 is none, but where nothing that is learned at once fits.
         n_ctx: learned tokens, in each layer that has them; None is what the method says, or `default_ctx`.
         words: start from "a photo of a", again and again where there are more tokens; else at random.
         shots: training photos a class, at most.
@@ -176,6 +178,7 @@ class AdaptSettings:
 
     method: str = "auto"
     budget: int | None = None
+    seconds: float = 0.0
     n_ctx: int | None = None
     words: bool = True
     shots: int = 16
@@ -186,6 +189,11 @@ class AdaptSettings:
     loop: LoopSettings = field(default_factory=LoopSettings)
     method_settings: MethodSettings = field(default_factory=MethodSettings)
     engine: EngineSettings = field(default_factory=EngineSettings)
+
+    @property
+    def wanted_views(self) -> Views:
+        """Views of each training photo; where nothing is learned, the centre crop."""
+        return Views(1 if self.method.startswith("zero-shot") else self.views, self.loop.seed)
 
 
 def restored(facts: Mapping[str, Any]) -> AdaptSettings:

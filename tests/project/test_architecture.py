@@ -174,10 +174,15 @@ def test_public_surface() -> None:
         "Evaluation",
         "Pack",
         "Prediction",
+        "State",
         "Tasks",
         "adapt",
         "encode_photos",
         "evaluate",
+        "forget",
+        "rename",
+        "teach",
+        "undo",
     ]
     assert all(hasattr(edge_qprompt, name) for name in edge_qprompt.__all__)
 
