@@ -15,7 +15,7 @@ import os
 os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 
 from edge_qprompt.backbone import Backbone
-from edge_qprompt.classify import Classifier, Evaluation, Prediction, Tasks, evaluate
+from edge_qprompt.classify import Answer, Classifier, Evaluation, Prediction, Tasks, evaluate
 from edge_qprompt.errors import EdgeQPromptError
 from edge_qprompt.learn import Adaptation, AdaptSettings, State, adapt, forget, rename, teach, undo
 from edge_qprompt.pack import Pack
@@ -25,6 +25,7 @@ __version__ = "0.1.0"
 __all__ = [
     "AdaptSettings",
     "Adaptation",
+    "Answer",
     "Backbone",
     "Classifier",
     "EdgeQPromptError",

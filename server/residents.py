@@ -18,7 +18,7 @@ import structlog
 from numpy.typing import NDArray
 
 from edge_qprompt.backbone import IMAGE_WEIGHTS, TEXT_WEIGHTS, Backbone, mismatch
-from edge_qprompt.classify import Classifier, Own, Prediction, Tasks
+from edge_qprompt.classify import Answer, Classifier, Own, Tasks
 from edge_qprompt.errors import NotFoundError, PackError
 from edge_qprompt.pack import Pack
 from server.catalogue import Catalogue, Target
@@ -116,16 +116,16 @@ class Residents:
             stack = Tasks(self._backbone)
             for (name, _), classifier in zip(names, classifiers, strict=True):
                 stack.add(name, classifier)
-            # its own copy of class features, and theirs
-            copied = sum(classifier.class_features.nbytes for classifier in classifiers)
+            # its own copy of class features and of what photos look like, and theirs
+            copied = sum(classifier.class_features.nbytes + _looks(classifier) for classifier in classifiers)
             self._stacks.put(names, stack, STACK_BYTES + copied + sum(map(_size, classifiers)))
         return stack
 
-    async def rank(self, tasks: Tasks, feature: Array, top: int, own: Own) -> dict[str, list[Prediction]]:
-        """As `Tasks.rank`; where the text encoder has to run, on one of its threads."""
+    async def answer(self, tasks: Tasks, feature: Array, top: int, threshold: float | None, own: Own) -> dict[str, Answer]:
+        """As `Tasks.answer`; where the text encoder has to run, on one of its threads."""
         if tasks.quick:
-            return tasks.rank(feature, top, own)
-        return await asyncio.get_running_loop().run_in_executor(self._threads, tasks.rank, feature, top, own)
+            return tasks.answer(feature, top, threshold, own)
+        return await asyncio.get_running_loop().run_in_executor(self._threads, tasks.answer, feature, top, threshold, own)
 
     def close(self) -> None:
         """End the threads, which may be in the middle of thousands of names."""
@@ -170,8 +170,13 @@ class Residents:
 
 
 def _size(classifier: Classifier) -> int:
-    size = classifier.head.nbytes + LABEL_BYTES * len(classifier.labels)
+    size = classifier.head.nbytes + LABEL_BYTES * len(classifier.labels) + _looks(classifier)
     if classifier.own_encoder:
         files = classifier.backbone.manifest.files
         size += STORED * sum(files[name].bytes for name in (IMAGE_WEIGHTS, TEXT_WEIGHTS) if name in files)
     return size
+
+
+def _looks(classifier: Classifier) -> int:
+    """Bytes of what photos of the labels look like."""
+    return 0 if classifier.familiar is None else classifier.familiar.mean.nbytes

@@ -12,7 +12,7 @@ from device_agent import terminal
 from edge_qprompt.errors import PackError, PhotoError
 
 if TYPE_CHECKING:
-    from edge_qprompt.classify import Prediction
+    from edge_qprompt.classify import Answer
 
 PACK_SUFFIX = ".qpk"
 
@@ -26,7 +26,14 @@ PACK_SUFFIX = ".qpk"
 @terminal.adapter_option
 @click.option("--labels", help="a,b,c instead of the pack's class names; +a,b,c in addition to them.")
 @click.option("--top", type=click.IntRange(1), default=3, show_default=True, help="Labels a photo.")
-@click.option("--no-unknown", is_flag=True, help="Label photos that seem to show none of the classes as well.")
+@click.option("--no-unknown", is_flag=True, help="Give labels alone, also where a photo seems to show none of the classes.")
+@click.option(
+    "--threshold",
+    type=float,
+    metavar="FAMILIARITY",
+    help="Below it a photo is unknown, in place of the pack's own, which `inspect` shows; `--json` has each photo's. "
+    "Without a unit, -1 for a familiar photo, lower for others; the higher, the more photos are unknown.",
+)
 @terminal.strict_option
 @terminal.json_option
 def command(
@@ -39,10 +46,14 @@ def command(
     labels: str | None,
     top: int,
     no_unknown: bool,
+    threshold: float | None,
     strict: bool,
     as_json: bool,
 ) -> None:
     """Label photos with PACK, and with each further file that ends in .qpk. IMAGES are files, folders or globs.
+
+    A photo that looks like none of the classes is `unknown`, where the pack can tell: it was learned by qgda, and --labels adds
+    no names. Its familiarity says how much it looks like the photos that the pack was learned from, whatever their class.
 
     Several packs are as many tasks, called by their files' names without .qpk. Each photo is encoded once.
 
@@ -51,7 +62,10 @@ def command(
       edge-qprompt classify flowers.qpk birds.qpk new.jpg           two tasks, each photo encoded once
       edge-qprompt classify flowers.qpk inbox/ '*.png' --top 1
       edge-qprompt classify flowers.qpk new.jpg --labels +orchid,cactus     classes it never saw
+      edge-qprompt classify flowers.qpk new.jpg --threshold -1.5            unknown sooner
     """
+    if no_unknown and threshold is not None:
+        raise click.UsageError("--no-unknown gives labels alone, which --threshold does not change: leave one of them out")
     from edge_qprompt.classify import Classifier, Tasks
     from edge_qprompt.pack import Pack
 
@@ -64,21 +78,20 @@ def command(
     tasks = Tasks(model)
     for name, each in opened.items():
         tasks.add(name, Classifier(model, each, wanted_labels(labels, each.class_names), shared[name]))
+    if threshold is not None:
+        tasks.check_threshold(threshold)
     results: list[dict[str, Any]] = []
     skipped: list[tuple[Path, str]] = []
     with terminal.progress() as progress:
         for i, path in enumerate(paths):
             try:
-                predictions, unknown = tasks.look(path, top)
+                answers = tasks.look(path, top, threshold)
             except PhotoError as error:
                 if strict:
                     raise
                 skipped.append((path, str(error)))
             else:
-                seen = {
-                    name: {"labels": _facts(found), "unknown": name in unknown and not no_unknown}
-                    for name, found in predictions.items()
-                }
+                seen = {name: _facts(answer, not no_unknown) for name, answer in answers.items()}
                 results.append({"image": str(path), "tasks": seen})
             progress("classify", i + 1, len(paths))
     terminal.warn_skipped(skipped)
@@ -113,8 +126,12 @@ def _split(pack: Path, rest: Iterable[str]) -> tuple[dict[str, Path], tuple[str,
     return packs, tuple(images)
 
 
-def _facts(predictions: Iterable[Prediction]) -> list[dict[str, Any]]:
-    return [prediction._asdict() for prediction in predictions]
+def _facts(answer: Answer, unknown: bool) -> dict[str, Any]:
+    """One task's answer as plain data; whether it knows the photo only where that is wanted."""
+    labels = [prediction._asdict() for prediction in answer.labels]
+    if not unknown:
+        return {"labels": labels, "unknown": None, "familiarity": None}
+    return {"labels": labels, "unknown": answer.unknown, "familiarity": answer.familiarity}
 
 
 def wanted_labels(labels: str | None, own: tuple[str, ...] | None) -> tuple[str, ...] | None:

@@ -19,7 +19,8 @@ def command(pack: Path, as_json: bool) -> None:
     """Sizes, codebook, class names and origin of PACK. Needs no backbone.
 
     `paper` is the size as the Quantized Prompt paper counts it, b N + 16 K bits; `payload` the same in
-    whole bytes on disk; `overhead` head, records and checksum; `names` the class names.
+    whole bytes on disk; `overhead` head, records and checksum; `names` the class names. `threshold` is the familiarity
+    below which `classify` calls a photo unknown, where the pack can tell.
 
     \b
       edge-qprompt inspect flowers.qpk
@@ -32,12 +33,13 @@ def command(pack: Path, as_json: bool) -> None:
 def describe(pack: Any, path: str) -> dict[str, Any]:
     """The report as plain data."""
     from edge_qprompt.learn import METHODS
-    from edge_qprompt.pack import CLASS_NAMES, PROVENANCE, ROLES, Precision, Role, beside
+    from edge_qprompt.pack import CLASS_NAMES, DECISION, PROVENANCE, ROLES, Precision, Role, beside
 
     names = sum(section.size for section in pack.sections if section.tag == CLASS_NAMES.tag)
     payload = sum(tensor.payload_bytes for tensor in pack.tensors)
     total = len(pack.encode())
     sections = sum(section.size for section in pack.sections) - names
+    decision = pack.get(DECISION)
     here = None if pack.shared_adapter is None else beside(Path(path), pack.shared_adapter)
     return {
         "pack": path,
@@ -67,6 +69,7 @@ def describe(pack: Any, path: str) -> dict[str, Any]:
         "class_names": None if pack.class_names is None else list(pack.class_names),
         "template": pack.template,
         "templates": list(pack.templates),
+        "threshold": None if decision is None else decision.unknown,
         "provenance": pack.get(PROVENANCE),
     }
 
@@ -100,5 +103,7 @@ def _lines(r: dict[str, Any]) -> list[str]:
     lines += [f"template   {template}" for template in r["templates"]]
     names = r["class_names"]
     lines.append(f"classes    {'not in the pack' if names is None else f'{len(names)}: ' + ', '.join(names)}")
+    if r["threshold"] is not None:
+        lines.append(f"threshold  familiarity {r['threshold']:.3f}: a photo below it shows none of the classes")
     lines.append(f"provenance {r['provenance'] or 'none recorded (adapt --provenance)'}")
     return lines

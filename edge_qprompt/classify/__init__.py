@@ -4,7 +4,7 @@
 `backbone`, `pack`, `photos`, `arrays`, `prompts` and `errors`.
 """
 
-from edge_qprompt.classify.classifier import Classifier, Prediction, zero_shot
+from edge_qprompt.classify.classifier import Answer, Classifier, Prediction, zero_shot
 from edge_qprompt.classify.discriminant import FAR, NEAR, familiarity
 from edge_qprompt.classify.evaluate import LEARNED_FROM, Evaluation, evaluate, score
 from edge_qprompt.classify.head import check_adapter
@@ -21,6 +21,7 @@ __all__ = [
     "Evaluation",
     "evaluate",
     "score",
+    "Answer",
     "Classifier",
     "Own",
     "Prediction",

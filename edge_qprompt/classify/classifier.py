@@ -28,6 +28,7 @@ from edge_qprompt.prompts import DEFAULT_TEMPLATE, check_template
 
 NETS = {Role.META_IN, Role.META_OUT, Role.ADAPTER_IN, Role.ADAPTER_OUT}
 KNOWN = ENCODER_ROLES | NETS | {Role.CTX, Role.RESIDUAL, Role.DISCRIMINANT, Role.DISCRIMINANT_ROWS, Role.FEATURE_MEAN}
+DIGITS = 6  # of a familiarity behind the point: float32 has no more, and a server writes short numbers in a third of the time
 
 Array = NDArray[np.float32]
 
@@ -42,6 +43,22 @@ class Prediction(NamedTuple):
     probability: float
 
 
+class Answer(NamedTuple):
+    """What one task says of one photo; a named tuple for the same reason.
+
+    Attributes:
+        labels: best first.
+        unknown: whether the photo seems to show none of the classes, so that `labels` are only the nearest; None where the pack
+            cannot tell.
+        familiarity: how much the photo looks like those of the task, without a unit, the higher the more; `unknown` is what lies
+            below a threshold of it. None where the pack cannot tell.
+    """
+
+    labels: list[Prediction]
+    unknown: bool | None = None
+    familiarity: float | None = None
+
+
 class Classifier:
     """Labels photos with one pack.
 
@@ -50,7 +67,7 @@ class Classifier:
         backbone: whose image features the pack is for: the one given, or one with the pack's own encoders.
         own_encoder: which of the two.
         head: what compares features with the classes.
-        tells_unknown: whether `knows` can say no: the pack knows what its photos look like, and each label had some.
+        familiar: what photos of the labels look like; None where the pack cannot tell, or a label had no photos.
         class_features: (C, D) float32, what a photo's feature is compared with, without regard to any photo; of unit length but
             for a discriminant's.
 
@@ -76,8 +93,8 @@ class Classifier:
         self.backbone = backbone.adapted(pack)  # whose features `logits` takes
         self.own_encoder = self.backbone is not backbone
         discriminant = Discriminant.of(pack, self.backbone.manifest.embed_dim)
-        self.tells_unknown = discriminant is not None and set(names) <= set(pack.class_names or ())
-        self._familiar = discriminant.familiar if discriminant is not None else None
+        all_seen = set(names) <= set(pack.class_names or ())
+        self.familiar = discriminant.familiar if discriminant is not None and all_seen else None
         self.head: Head
         if discriminant is not None:
             self.head = _discriminating(discriminant, self.backbone, pack, names)
@@ -100,9 +117,12 @@ class Classifier:
 
     def probabilities(self, features: Array) -> Array:
         """Softmax of the logits, (B, C) float32."""
-        logits = self.logits(features)
-        shifted = np.exp(logits - logits.max(axis=1, keepdims=True))
-        return np.asarray(shifted / shifted.sum(axis=1, keepdims=True), np.float32)
+        return _softmax(self.logits(features))
+
+    @property
+    def tells_unknown(self) -> bool:
+        """Whether it can say of a photo that it shows none of the labels."""
+        return self.familiar is not None
 
     def knows(self, features: Array, threshold: float | None = None) -> NDArray[np.bool_]:
         """Whether photos look like those of the labels, (B,); all True where the pack cannot tell.
@@ -111,9 +131,9 @@ class Classifier:
             features: (B, D) float32, unit length.
             threshold: familiarity from which they do; None is the pack's, which about 3 % of its own photos miss.
         """
-        if self._familiar is None or not self.tells_unknown:
+        if self.familiar is None:
             return np.ones(len(features), bool)
-        least = self._familiar.decision.unknown if threshold is None else threshold
+        least = self.familiar.decision.unknown if threshold is None else threshold
         return np.asarray(self.familiarity(features) >= least)
 
     def familiarity(self, features: Array) -> Array:
@@ -122,11 +142,26 @@ class Classifier:
         Raises:
             PackError: the pack cannot tell.
         """
-        if self._familiar is None or not self.tells_unknown:
+        if self.familiar is None:
             raise PackError(
                 "the pack cannot tell what its photos look like: learn it with the method qgda, and give no new names"
             )
-        return self._familiar.familiarity(features, self.logits(features))
+        return self.familiar.familiarity(features, self.logits(features))
+
+    def answer(self, feature: Array, top: int = 3, threshold: float | None = None) -> Answer:
+        """What it says of one photo.
+
+        Args:
+            feature: (D,) float32, unit length.
+            top: labels; fewer if there are fewer.
+            threshold: familiarity below which the photo is unknown, where the pack can tell; None is the pack's.
+        """
+        logits = self.logits(feature[None])
+        labels = self.rank(_softmax(logits)[0], top)
+        if self.familiar is None:
+            return Answer(labels)
+        found = round(float(self.familiar.familiarity(feature[None], logits)[0]), DIGITS)
+        return Answer(labels, found < (self.familiar.decision.unknown if threshold is None else threshold), found)
 
     def classify(self, photo: AnyPhoto, top: int = 3) -> list[Prediction]:
         """The most probable labels of one photo, best first.
@@ -138,7 +173,15 @@ class Classifier:
         Raises:
             PhotoError: the photo cannot be read.
         """
-        return self.rank(self.probabilities(self.backbone.encode_images(pixels_of(self.backbone, photo)))[0], top)
+        return self.look(photo, top).labels
+
+    def look(self, photo: AnyPhoto, top: int = 3, threshold: float | None = None) -> Answer:
+        """As `classify`, and whether the photo seems to show none of the labels; threshold as of `answer`.
+
+        Raises:
+            PhotoError: the photo cannot be read.
+        """
+        return self.answer(self.backbone.encode_images(pixels_of(self.backbone, photo))[0], top, threshold)
 
     def __repr__(self) -> str:
         shown = ", ".join(self.labels[:3]) + (" ..." if len(self.labels) > 3 else "")
@@ -148,6 +191,12 @@ class Classifier:
         """The `top` labels of one row of probabilities (C,), best first."""
         order = np.argsort(-probabilities, kind="stable")[:top]
         return [Prediction(self.labels[i], float(probabilities[i])) for i in order]
+
+
+def _softmax(logits: Array) -> Array:
+    """Of each row, (B, C) float32."""
+    shifted = np.exp(logits - logits.max(axis=1, keepdims=True))
+    return np.asarray(shifted / shifted.sum(axis=1, keepdims=True), np.float32)
 
 
 def pixels_of(backbone: Backbone, photo: AnyPhoto) -> Array:

@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from edge_qprompt.errors import PackError
 from edge_qprompt.pack import DECISION, Decision, Pack, Role
 
+NEAREST = 1e-3  # of the mean distance: what is nearer counts as this far, which no photo is
 FAR = 2.0  # weight of the distance in the familiarity of a photo of anything: docs/adr/0019-discriminant.md
 NEAR = 1.0  # the same where it shows one of some named classes, of which many look alike
 
@@ -34,9 +35,16 @@ def familiarity(scores: NDArray[np.floating], distances: NDArray[np.floating], w
         distances: (B,) from the mean feature, over their mean.
         weight: of the distance.
     """
-    away = np.maximum(distances, np.finfo(np.float32).tiny)
-    highest = scores.max(axis=1) / np.sqrt(max(scores.shape[1] - 1, 1))  # over what a score that leaves no doubt has
-    return np.asarray(highest / away - weight * away, np.float32)
+    return _familiarity(scores.max(axis=1), np.int64(scores.shape[1]), distances, weight)
+
+
+def _familiarity(
+    highest: NDArray[np.floating], classes: NDArray[np.int64] | np.int64, distances: NDArray[np.floating], weight: float
+) -> Array:
+    """The same by the score on top, the number of classes and the distance, of any shapes that go together."""
+    away = np.maximum(distances, NEAREST)
+    lead = highest / np.sqrt(np.maximum(classes - 1, 1))  # over what a score that leaves no doubt has
+    return np.asarray(lead / away - weight * away, np.float32)
 
 
 @dataclass(frozen=True)
@@ -55,6 +63,46 @@ class Familiar:
         """How familiar photos (B, D) look, (B,), by the logits (B, K) of the classes; see `familiarity`."""
         distances = np.linalg.norm(features - self.mean, axis=1) / self.decision.distance
         return familiarity(logits / np.float32(self.decision.spread), distances, weight)
+
+
+@dataclass(frozen=True)
+class Familiars:
+    """What the photos of many tasks look like, M of N tasks; the others cannot tell.
+
+    Attributes:
+        places: (M,) int64, which of the N tasks.
+        means: (M, D) float32.
+        squares: (M,) float32, the means' squared lengths.
+        counts: (M,) int64, classes of each task.
+        spreads, distances: (M,) float32, of their decisions.
+        thresholds: (M,) float64, familiarity below which a photo shows none of a task's classes.
+    """
+
+    places: NDArray[np.int64]
+    means: Array
+    squares: Array
+    counts: NDArray[np.int64]
+    spreads: Array
+    distances: Array
+    thresholds: NDArray[np.float64]
+
+    @classmethod
+    def of(cls, tasks: Sequence[Familiar | None], counts: NDArray[np.int64]) -> Familiars | None:
+        """Of N tasks with so many classes (N,) each; None where not one can tell."""
+        telling = [(place, task) for place, task in enumerate(tasks) if task is not None]
+        if not telling:
+            return None
+        places, means = np.array([place for place, _ in telling]), np.stack([task.mean for _, task in telling])
+        decisions = [task.decision for _, task in telling]
+        spreads, distances = np.array([(each.spread, each.distance) for each in decisions], np.float32).T
+        thresholds = np.array([each.unknown for each in decisions])
+        return cls(places, means, np.einsum("md,md->m", means, means), counts[places], spreads, distances, thresholds)
+
+    def familiarity(self, feature: Array, highest: Array) -> Array:
+        """How familiar a photo (D,) looks to each task, (M,), by its largest logit under each of the N tasks (N,)."""
+        squares = feature @ feature + self.squares - 2 * np.einsum("md,d->m", self.means, feature)
+        distances = np.sqrt(np.maximum(squares, 0)) / self.distances
+        return _familiarity(highest[self.places] / self.spreads, self.counts, distances, FAR)
 
 
 @dataclass(frozen=True)

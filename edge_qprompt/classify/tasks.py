@@ -1,14 +1,14 @@
 """Many packs on one backbone: a photo is encoded once, whatever their number.
 
-Symbols: B photos, C classes, D dimensions of a feature, N tasks, S classes of all stacked tasks together.
+Symbols: B photos, C classes, D dimensions of a feature.
 """
 
 from __future__ import annotations
 
+import math
 import threading
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from itertools import repeat
 from types import MappingProxyType
 from typing import TypeVar
 
@@ -16,8 +16,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edge_qprompt.backbone import Backbone
-from edge_qprompt.classify.classifier import Classifier, Prediction, pixels_of
+from edge_qprompt.classify.classifier import Answer, Classifier, Prediction, pixels_of
 from edge_qprompt.classify.head import Fixed
+from edge_qprompt.classify.stack import Stack
 from edge_qprompt.errors import FingerprintError, PackError
 from edge_qprompt.pack import Pack
 from edge_qprompt.photos import AnyPhoto
@@ -26,54 +27,6 @@ T = TypeVar("T")
 Array = NDArray[np.float32]
 Own = Mapping[Backbone, Array]  # features by packs' own encoders
 NONE: Own = MappingProxyType({})
-
-
-@dataclass(frozen=True)
-class _Stack:
-    """Tasks with fixed class features as one matrix, each task's classes in a row of their own.
-
-    Attributes:
-        names: N tasks.
-        labels: (S,) class names.
-        class_features: (S, D) float32, unit length.
-        offsets: (S,) float32, added to the cosines.
-        starts: (N,) int64, the first class of each task.
-        counts: (N,) int64, the classes of each task, at least 1.
-    """
-
-    names: tuple[str, ...]
-    labels: NDArray[np.object_]
-    class_features: Array
-    offsets: Array
-    starts: NDArray[np.int64]
-    counts: NDArray[np.int64]
-
-    @classmethod
-    def of(cls, tasks: Mapping[str, tuple[Fixed, tuple[str, ...]]]) -> _Stack:
-        """Stack at least one task: its head and its labels."""
-        counts = np.array([len(labels) for _, labels in tasks.values()], np.int64)
-        labels = np.array([label for _, names in tasks.values() for label in names], object)
-        features = np.concatenate([head.class_features for head, _ in tasks.values()])
-        offsets = np.concatenate([head.offsets for head, _ in tasks.values()])
-        return cls(tuple(tasks), labels, features, offsets, np.cumsum(counts) - counts, counts)
-
-    def softmax(self, logits: Array) -> Array:
-        """Softmax of (B, S) within each task, (B, S) float32."""
-        highest = np.maximum.reduceat(logits, self.starts, axis=1)  # (B, N)
-        shifted = np.exp(logits - np.repeat(highest, self.counts, axis=1))
-        sums = np.add.reduceat(shifted, self.starts, axis=1)  # (B, N)
-        return np.asarray(shifted / np.repeat(sums, self.counts, axis=1), np.float32)
-
-    def rank(self, probabilities: Array, top: int) -> dict[str, list[Prediction]]:
-        """The `top` labels of each task for one row of probabilities (S,), best first."""
-        task = np.repeat(np.arange(len(self.names)), self.counts)  # (S,)
-        # by task, then best first: bits of floats from 0 on are ordered as they are; ties stay in the order of the labels
-        order = np.argsort((task << 32) - probabilities.view(np.int32), kind="stable")
-        best = order[np.arange(len(order)) - self.starts[task] < top]
-        pairs = zip(self.labels[best].tolist(), probabilities[best].tolist(), strict=True)
-        found = list(map(tuple.__new__, repeat(Prediction), pairs))  # as Prediction._make, without a Python frame each
-        ends = np.cumsum(np.minimum(self.counts, top)).tolist()
-        return {name: found[start:end] for name, start, end in zip(self.names, [0, *ends], ends, strict=False)}
 
 
 @dataclass(frozen=True)
@@ -87,19 +40,15 @@ class _Parts:
     """
 
     names: tuple[str, ...]
-    stack: _Stack | None
+    stack: Stack | None
     apart: Mapping[str, Classifier]
 
     @classmethod
-    def of(cls, tasks: Mapping[str, Classifier]) -> _Parts:
-        """Part them."""
-        together = {
-            name: (task.head, task.labels)
-            for name, task in tasks.items()
-            if isinstance(task.head, Fixed) and not task.own_encoder
-        }
+    def of(cls, tasks: Mapping[str, Classifier], scale: float) -> _Parts:
+        """Part them; `scale` is that of the backbone's logits."""
+        together = {name: task.head for name, task in tasks.items() if isinstance(task.head, Fixed) and not task.own_encoder}
         apart = {name: task for name, task in tasks.items() if name not in together}
-        return cls(tuple(tasks), _Stack.of(together) if together else None, apart)
+        return cls(tuple(tasks), Stack.of(tasks, together, scale) if together else None, apart)
 
     def ordered(self, found: dict[str, T]) -> dict[str, T]:
         """Results by task, in the tasks' order."""
@@ -194,10 +143,7 @@ class Tasks:
             PackError: features are missing in `own`.
         """
         parts = self._parted()
-        found: dict[str, Array] = {}
-        if stack := parts.stack:
-            together = stack.softmax(self._logits(stack, features))  # (B, S)
-            found = dict(zip(stack.names, np.split(together, stack.starts[1:], axis=1), strict=True))
+        found = parts.stack.probabilities(features) if parts.stack else {}
         for name, task in parts.apart.items():
             found[name] = task.probabilities(_of(task, name, features, own))
         return parts.ordered(found)
@@ -212,14 +158,18 @@ class Tasks:
         Raises:
             PhotoError: the photo cannot be read.
         """
-        return self.look(photo, top)[0]
+        return {name: answer.labels for name, answer in self.look(photo, top).items()}
 
-    def look(self, photo: AnyPhoto, top: int = 3) -> tuple[dict[str, list[Prediction]], frozenset[str]]:
-        """As `classify`, and the tasks none of whose classes the photo seems to show."""
+    def look(self, photo: AnyPhoto, top: int = 3, threshold: float | None = None) -> dict[str, Answer]:
+        """As `classify`, and whether the photo seems to show none of a task's classes; threshold as of `answer`.
+
+        Raises:
+            PhotoError: the photo cannot be read.
+            PackError: as of `check_threshold`.
+        """
         pixels = pixels_of(self.backbone, photo)
         own = {encoder: encoder.encode_images(pixels)[0] for encoder in self.encoders}
-        feature = self.backbone.encode_images(pixels)[0]
-        return self.rank(feature, top, own), self.unknown(feature, own)
+        return self.answer(self.backbone.encode_images(pixels)[0], top, threshold, own)
 
     def rank(self, feature: Array, top: int = 3, own: Own = NONE) -> dict[str, list[Prediction]]:
         """The most probable labels for each task, best first.
@@ -232,34 +182,44 @@ class Tasks:
         Raises:
             PackError: a feature is missing in `own`.
         """
-        parts = self._parted()
-        found: dict[str, list[Prediction]] = {}
-        if stack := parts.stack:
-            found = stack.rank(stack.softmax(self._logits(stack, feature[None]))[0], top)
-        for name, task in parts.apart.items():
-            found[name] = task.rank(task.probabilities(_of(task, name, feature, own)[None])[0], top)
-        return parts.ordered(found)
+        return {name: answer.labels for name, answer in self.answer(feature, top, own=own).items()}
 
-    def unknown(self, feature: Array, own: Own = NONE) -> frozenset[str]:
-        """The tasks none of whose classes a photo shows, as far as their packs can tell; arguments as of `rank`.
+    def answer(self, feature: Array, top: int = 3, threshold: float | None = None, own: Own = NONE) -> dict[str, Answer]:
+        """As `rank`, and whether the photo seems to show none of a task's classes, from the same logits.
+
+        Args:
+            feature, top, own: as of `rank`.
+            threshold: familiarity below which a photo is unknown, for every task that can tell; None is each pack's own.
 
         Raises:
-            PackError: a feature is missing in `own`.
+            PackError: a feature is missing in `own`, or as of `check_threshold`.
         """
-        telling = {name: task for name, task in self._tasks.items() if task.tells_unknown}
-        return frozenset(name for name, task in telling.items() if not task.knows(_of(task, name, feature, own)[None])[0])
+        if threshold is not None:
+            self.check_threshold(threshold)
+        parts = self._parted()
+        found = parts.stack.answers(feature, top, threshold) if parts.stack else {}
+        for name, task in parts.apart.items():
+            found[name] = task.answer(_of(task, name, feature, own), top, threshold)
+        return parts.ordered(found)
 
-    def _logits(self, stack: _Stack, features: Array) -> Array:
-        if len(features) == 1:  # bound by memory: on a busy machine BLAS waits longer for its threads than it computes
-            cosines = np.einsum("bd,sd->bs", features, stack.class_features)  # (1, S)
-        else:
-            cosines = features @ stack.class_features.T  # (B, S)
-        return np.asarray(np.float32(self.backbone.manifest.logit_scale) * (cosines + stack.offsets), np.float32)
+    def check_threshold(self, threshold: float) -> None:
+        """Make sure that a threshold of familiarity decides something.
+
+        Raises:
+            PackError: it is no finite number, or none of the tasks can tell that a photo shows none of its classes.
+        """
+        if not math.isfinite(threshold):
+            raise PackError(f"the threshold is {threshold}, it must be a finite number: `inspect` shows a pack's own")
+        if not any(task.tells_unknown for task in tuple(self._tasks.values())):
+            raise PackError(
+                "there is a threshold, but no pack here can tell whether a photo shows none of its classes: "
+                "learn one with the method qgda, add no class names, or leave the threshold out"
+            )
 
     def _parted(self) -> _Parts:
         with self._lock:
             if self._parts is None:
-                self._parts = _Parts.of(self._tasks)
+                self._parts = _Parts.of(self._tasks, self.backbone.manifest.logit_scale)
             return self._parts
 
     def _check_free(self, name: str) -> None:

@@ -8,6 +8,7 @@ const SVG = "http://www.w3.org/2000/svg";
 const BINS = 32; // of a raw tensor's histogram
 const NAMED = 4; // most bars that carry their numbers
 const STRIP = 16384; // most weights that are drawn one by one
+const ACROSS = 32; // least squares in the width of a strip, so that few are not huge
 const LEVELS = 16; // shades of a raw tensor
 const CURVE = { width: 600, height: 200 };
 
@@ -90,7 +91,7 @@ export function strip(tensor) {
   const drawn = [...paths].map(([level, d]) => svg("path", { d, "fill-opacity": level.toFixed(3) }));
   const height = tokens * (lines + 1) - 1;
   const text = `All ${count(scalars)} weights as squares: ${plural(tokens, "row", "rows")} of ${width}`;
-  return svg("svg", { class: "strip", viewBox: `0 0 ${columns} ${height}`, role: "img", "aria-label": text }, ...rows, ...drawn);
+  return svg("svg", { class: "strip", viewBox: `0 0 ${Math.max(columns, ACROSS)} ${height}`, role: "img", "aria-label": text }, ...rows, ...drawn);
 }
 
 /** Each weight as a shade of 0 to 1. */

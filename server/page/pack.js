@@ -15,10 +15,11 @@ const RAW_BITS = 16;
 const MAGIC = 0x89_51_50_4b; // read big-endian
 const ESSENTIAL_BELOW = 128;
 const MAX_TEMPLATES = 128;
-const TAGS = { 1: "template", 2: "residualBias", 3: "templates", 4: "sharedAdapter", 128: "classNames", 129: "namesDigest", 130: "provenance" };
+const TAGS = { 1: "template", 2: "residualBias", 3: "templates", 4: "sharedAdapter", 5: "decision", 128: "classNames", 129: "namesDigest", 130: "provenance" };
+const DECISION = ["spread", "distance", "unknown", "text", "seenText", "seen"];
 const METHODS = ["zero-shot", "coop", "qcoop", "kgcoop", "prograd", "ptq-coop", "noise-coop", "qres", "qcoop+qres",
   "cocoop", "clip-adapter", "clip-lora", "maple", "qmaple", "learned-qres",
-  "p4q", "qp4q", "p4q-prompt", "p4q-adapter", "qkgcoop", "qkgcoop+qres"];
+  "p4q", "qp4q", "p4q-prompt", "p4q-adapter", "qkgcoop", "qkgcoop+qres", "qgda"];
 const PRECISIONS = ["fp32", "int8", "w4a8", "w4a4"];
 const UNPRINTABLE = /[\u0000-\u001f\u007f-\u009f\u2028\u2029]/;
 
@@ -28,7 +29,7 @@ export class PackError extends Error {}
 /** Decode an ArrayBuffer.
  *
  * Returns {size, method, precision, fingerprint, tensors, sections, classNames, template, templates, residualBias,
- * sharedAdapter, namesDigest, provenance}, the adapter's digest in hex; a tensor has
+ * sharedAdapter, decision, namesDigest, provenance}, the adapter's digest in hex; a decision has DECISION's numbers, a tensor has
  * {role, bits, shape, codebook, indexes, values, size, payload}: codebook and indexes are null in a raw one, values is null in a
  * quantized one.
  */
@@ -148,7 +149,8 @@ function readIndexes(stream, count, bits) {
 }
 
 function readSections(reader) {
-  const found = { classNames: null, template: null, templates: null, residualBias: null, sharedAdapter: null, namesDigest: null, provenance: null };
+  const found = { classNames: null, template: null, templates: null, residualBias: null, sharedAdapter: null,
+    decision: null, namesDigest: null, provenance: null };
   const sections = [];
   while (reader.at < reader.end) {
     check(sections.length < MAX_SECTIONS, `more than ${MAX_SECTIONS} sections`);
@@ -175,12 +177,21 @@ function readKnown(name, data) {
     check(Number.isFinite(value), "the residual bias is not one finite number");
     return value;
   }
+  if (name === "decision") return readDecision(data);
   const text = decodeText(data);
   if (name === "classNames") return readNames(text);
   if (name === "templates") return readTemplates(text);
   check(!UNPRINTABLE.test(text), `section ${name} holds a control character`);
   check(name !== "template" || text.split("{}").length === 2, "the template must hold {} once");
   return text;
+}
+
+function readDecision(data) {
+  check(data.length === 2 * DECISION.length, `section decision is not ${DECISION.length} numbers of two bytes`);
+  const values = readHalves(new DataView(data.buffer, data.byteOffset), 0, DECISION.length, "section decision");
+  const decision = Object.fromEntries(DECISION.map((name, i) => [name, values[i]]));
+  check(decision.spread > 0 && decision.distance > 0, "spread or distance of a decision is not above 0");
+  return decision;
 }
 
 function readTemplates(text) {

@@ -22,6 +22,9 @@ const ROLES = {
   10: { what: "text encoder\u2019s change, second factor", row: LAYER },
   11: { what: "image encoder\u2019s change, first factor", row: LAYER },
   12: { what: "image encoder\u2019s change, second factor", row: LAYER },
+  13: { what: "discriminant", row: "class" },
+  14: { what: "discriminant\u2019s scales and offsets", row: "of the two" },
+  15: { what: "mean feature of the photos", row: "vector" },
 };
 const NAMES = 128; // tag
 const NAMED = 16; // largest codebook whose values are all written out
@@ -31,16 +34,23 @@ export function packCard(pack, shown) {
   const prompts = pack.tensors.map((tensor, i) => tensorPart(tensor, i));
   return section("What is in the pack",
     pack.templates && el("p", {}, `The mean of ${pack.templates.length} prompts written by hand: `, el("q", {}, nameOf(pack.templates.join("; ")))),
-    pack.template !== null && el("p", {}, pack.tensors.length ? "Below it, a prompt written by hand: " : "A prompt written by hand, nothing learned: ", el("q", {}, nameOf(pack.template))),
+    pack.template !== null && el("p", {}, purpose(pack), el("q", {}, nameOf(pack.template))),
     ...prompts,
     el("h3", {}, "Where the bytes go"),
     sizes(pack),
     facts([
       ["Learned from", `${pack.precision} features of backbone `, el("code", {}, pack.fingerprint)],
+      pack.decision ? ["Unknown", `photos of familiarity below ${short(pack.decision.unknown)} show none of the classes`] : null,
       pack.sharedAdapter ? ["Adapter", "in another pack, ", el("code", { class: "digest" }, pack.sharedAdapter)] : null,
       pack.provenance ? ["Note", nameOf(pack.provenance)] : null,
       ["SHA-256", el("code", { class: "digest" }, String(shown.pack))],
     ]));
+}
+
+/** What a prompt written by hand is there for. */
+function purpose(pack) {
+  if (pack.decision) return "Class names count by a prompt written by hand: ";
+  return pack.tensors.length ? "Below it, a prompt written by hand: " : "A prompt written by hand, nothing learned: ";
 }
 
 function tensorPart(tensor, i) {
@@ -70,7 +80,7 @@ function sizes(pack) {
   const payload = total(pack.tensors.map((tensor) => tensor.payload));
   const names = total(pack.sections.filter((each) => each.tag === NAMES).map((each) => each.size));
   const parts = [
-    ["Prompt and codebook", payload],
+    ["Weights and codebooks", payload],
     ["Class names", names],
     ["Head, records, checksum", FRAME + total(pack.tensors.map((tensor) => tensor.size)) - payload],
     ["Other sections", total(pack.sections.map((each) => each.size)) - names],
@@ -78,7 +88,7 @@ function sizes(pack) {
   const rows = parts.filter(([, size]) => size > 0).map(([what, size]) => el("li", {},
     el("span", { class: "label" }, what), el("span", { class: "percent" }, bytes(size)), bar(size / pack.size)));
   const float16 = FLOAT16 * total(pack.tensors.map(scalarsOf));
-  const compared = ` The same prompt as float16 takes ${bytes(float16)}; here it takes ${percent(payload / float16)} of that.`;
+  const compared = ` The same weights as float16 take ${bytes(float16)}; here they take ${percent(payload / float16)} of that.`;
   const whole = `${bytes(pack.size)} in all.${pack.tensors.some((tensor) => tensor.codebook) ? compared : ""}`;
   return el("div", {}, el("ul", { class: "bars plain" }, ...rows), el("p", { class: "soft" }, whole));
 }

@@ -8,6 +8,7 @@ import { taskLink } from "./routes.js";
 
 const TOP = 5; // labels of each task
 const LOW = 0.6; // part of the window below which answers are out of view
+const NONE_OF_THESE = "None of these";
 const SPOKEN = 5; // tasks read aloud; the bars have them all
 
 /** Wire the panel of the first page; everything it holds is in index.html. */
@@ -147,9 +148,15 @@ function labelsOf(found) {
   return labels.filter((each) => typeof each?.label === "string" && numberOf(each.probability) !== null);
 }
 
+/** Whether a photo shows none of a task's classes; a task that cannot tell says null. */
+function isUnknown(found) {
+  return found?.unknown === true;
+}
+
 function spoken(tasks) {
-  const best = tasks.slice(0, SPOKEN).map(([name, found]) => [name, labelsOf(found)[0]]).filter(([, label]) => label);
-  return best.map(([name, { label, probability }]) => `. ${name}: ${label}, ${percent(probability)}`).join("");
+  const best = tasks.slice(0, SPOKEN).map(([name, found]) => [name, found, labelsOf(found)[0]]).filter(([, , label]) => label);
+  return best.map(([name, found, { label, probability }]) => (
+    `. ${name}: ${isUnknown(found) ? `${NONE_OF_THESE}; nearest: ` : ""}${label}, ${percent(probability)}`)).join("");
 }
 
 function card(name, found, added) {
@@ -157,7 +164,9 @@ function card(name, found, added) {
     el("span", { class: "label" }, nameOf(label), added.includes(label) && el("span", { class: "chip" }, "added")),
     el("span", { class: "percent" }, percent(probability)),
     bar(probability)));
+  const none = isUnknown(found);
   return el("article", { class: "answer" },
     el("h3", {}, el("a", { href: taskLink(name) }, nameOf(name)), el("small", {}, `version ${count(found?.version)}`)),
-    el("ol", { class: "bars" }, ...rows));
+    none && el("p", { class: "unknown" }, el("strong", {}, NONE_OF_THESE), "; nearest:"),
+    el("ol", { class: none ? "bars plain" : "bars", "aria-label": none && "Nearest classes" }, ...rows));
 }

@@ -50,6 +50,14 @@ class TaskLabels(BaseModel):
 
     version: int = Field(ge=1, description="Of the task, that answered.")
     labels: list[Label] = Field(description="Best first.")
+    unknown: bool | None = Field(
+        description="Whether the photo seems to show none of the task's classes: `labels` are then the nearest. null: not told, "
+        "since the pack cannot tell (it has no discriminant, or `labels` adds names), or since unknown=false."
+    )
+    familiarity: float | None = Field(
+        description="How much the photo looks like those of the task, whatever their class; without a unit, the higher the more. "
+        "Below the pack's threshold, or that of the request, it is unknown. null: as `unknown`."
+    )
 
 
 class PhotoLabels(BaseModel):

@@ -8,9 +8,11 @@ from functools import partial
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Query, Request, Response
+from pydantic.json_schema import SkipJsonSchema
 from starlette.datastructures import UploadFile
 from starlette.responses import JSONResponse
 
+from edge_qprompt.classify import Answer
 from edge_qprompt.errors import PhotoError
 from server.access import Asker, described, only_for
 from server.attendance import attended
@@ -45,8 +47,30 @@ IMAGE_BODY = {
 EXAMPLE = {
     "backbone": "nano",
     "precision": "fp32",
-    "images": [{"name": "new.jpg", "tasks": {"flowers": {"version": 2, "labels": [{"label": "rose", "probability": 0.93}]}}}],
+    "images": [
+        {
+            "name": "new.jpg",
+            "tasks": {
+                "flowers": {
+                    "version": 2,
+                    "labels": [{"label": "rose", "probability": 0.93}],
+                    "unknown": False,
+                    "familiarity": -1.37,
+                }
+            },
+        }
+    ],
 }
+
+Threshold = Annotated[
+    float | SkipJsonSchema[None],  # a query has no null
+    Query(
+        allow_inf_nan=False,
+        description="Familiarity below which a photo is unknown, for every task that can tell, in place of each pack's own. "
+        "It has no unit: `familiarity` in the answers is on its scale. The higher, the more photos are unknown.",
+        examples=[-1.8],
+    ),
+]
 
 router = APIRouter(prefix="/v1", tags=["classify"], route_class=StrictRoute)
 
@@ -72,15 +96,19 @@ async def classify(
     top: Annotated[int, Query(ge=1, description=f"Labels a task, best first; more than {LIMITS.top} are not given.")] = 3,
     channel: Annotated[str, Query(pattern=NAME, description=CHARACTERS)] = STABLE,
     embeddings: Annotated[bool, Query(description="Also give the photos' features.")] = False,
+    unknown: Annotated[bool, Query(description="Also tell whether a photo shows none of a task's classes.")] = True,
+    threshold: Threshold = None,
 ) -> Response:
     """Label photos for some tasks, or for all of them. A photo is encoded once, whatever the number of tasks."""
     state = state_of(request)
     if not state.ready.is_set():
         raise HTTPProblem(503, "the encoders are still being loaded: try again", state.settings.limits.retry_seconds)
+    if threshold is not None and not unknown:
+        raise HTTPProblem(422, "unknown=false asks for labels alone, which a threshold does not change: leave one of them out")
     added, top = _labels(state, labels), min(top, state.settings.limits.top)
     wanted = _wanted(state, task)
     await only_for(request, who, wanted or [])
-    question = _Question(who, client_of(request, who), wanted, added, top, channel, embeddings)
+    question = _Question(who, client_of(request, who), wanted, added, top, channel, embeddings, unknown, threshold)
     async with body_of(request, question.client, state.settings.limits.body_bytes) as body:
         photos = await _photos(body, state.settings.limits.images)
         answer = await attended(request, _answer(state, question, photos), state.settings.limits.answer_seconds)
@@ -98,6 +126,8 @@ class _Question:
     top: int
     channel: str
     embeddings: bool
+    unknown: bool
+    threshold: float | None
 
 
 async def _answer(state: State, asked: _Question, photos: list[Photo]) -> dict[str, Any]:
@@ -109,15 +139,25 @@ async def _answer(state: State, asked: _Question, photos: list[Photo]) -> dict[s
             features = [group.create_task(state.encoder.encode(asked.client, photo.data, name)) for photo, name in named]
             targets = await _targets(state, asked)
             tasks = await state.residents.tasks(targets, asked.labels)
+            if asked.threshold is not None:
+                tasks.check_threshold(asked.threshold)  # before anybody waits for the encoder
         versions = {target.task: target.version for target in targets}
         for (photo, name), feature in zip(named, features, strict=True):
             encode = partial(state.encoder.encode_with, client=asked.client, data=photo.data, name=name)
             own = {encoder: await encode(encoder) for encoder in tasks.encoders}
-            ranked = await state.residents.rank(tasks, feature.result(), asked.top, own)
-            answer = {task: {"version": versions[task], "labels": [p._asdict() for p in found]} for task, found in ranked.items()}
+            found = await state.residents.answer(tasks, feature.result(), asked.top, asked.threshold, own)
+            by_task = {task: {"version": versions[task], **_facts(answer, asked.unknown)} for task, answer in found.items()}
             more = {"embedding": feature.result().tolist()} if asked.embeddings else {}
-            images.append({"name": photo.name, "tasks": answer} | more)
+            images.append({"name": photo.name, "tasks": by_task} | more)
     return {"backbone": state.backbone.manifest.name, "precision": state.backbone.precision, "images": images}
+
+
+def _facts(answer: Answer, unknown: bool) -> dict[str, Any]:
+    """One task's answer; whether it knows the photo only where that was asked for."""
+    labels = [{"label": label, "probability": share} for label, share in answer.labels]  # `_asdict` takes several times as long
+    if not unknown:
+        return {"labels": labels, "unknown": None, "familiarity": None}
+    return {"labels": labels, "unknown": answer.unknown, "familiarity": answer.familiarity}
 
 
 async def _targets(state: State, asked: _Question) -> list[Target]:

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from edge_qprompt.codebook import Quantized
 from edge_qprompt.learn import METHODS
 from edge_qprompt.pack.pack import Pack, PackTensor, Precision, Role, Section, names_digest_section, names_section
-from edge_qprompt.pack.section import PROVENANCE, RESIDUAL_BIAS, SHARED_ADAPTER, TEMPLATE, TEMPLATES
+from edge_qprompt.pack.section import DECISION, PROVENANCE, RESIDUAL_BIAS, SHARED_ADAPTER, TEMPLATE, TEMPLATES, Decision
 
 FINGERPRINT = bytes.fromhex("0123456789abcdef")
 
@@ -60,6 +60,7 @@ def sealed_sections(sections: list[tuple[int, bytes]]) -> bytes:
 
 
 FINITE = st.floats(width=16, allow_nan=False, allow_infinity=False)
+ABOVE = st.floats(min_value=2**-24, max_value=65504, width=16)
 NAME_CHARS = st.characters(exclude_categories=["Cc", "Cs", "Zl", "Zp"])
 NAMES = st.lists(st.text(NAME_CHARS, min_size=1, max_size=12).filter(str.strip), min_size=1, max_size=5)
 TEXT = st.text(NAME_CHARS, max_size=20)
@@ -86,6 +87,7 @@ def section_lists(draw: st.DrawFn) -> tuple[Section, ...]:
         names_digest_section(draw(NAMES)),
         Section(PROVENANCE.tag, draw(TEXT).encode()),
         Section(RESIDUAL_BIAS.tag, struct.pack("<f", draw(st.floats(width=32, allow_nan=False, allow_infinity=False)))),
+        DECISION.section(Decision(*draw(st.tuples(ABOVE, ABOVE, FINITE, FINITE, FINITE, FINITE)))),
         Section(SHARED_ADAPTER.tag, draw(st.binary(min_size=32, max_size=32))),
         Section(TEMPLATES.tag, "\n".join("{}" + draw(TEXT).replace("}", "") for _ in range(draw(st.integers(2, 4)))).encode()),
         Section(TEMPLATE.tag, (draw(TEXT).replace("{", "") + "{}" + draw(TEXT).replace("}", "")).encode()),

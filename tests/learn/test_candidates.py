@@ -192,4 +192,4 @@ def test_a_photo_of_nothing_known_is_unknown_unless_told_otherwise(
     assert [row["unknown"] for row in found["images"]] == [True, False]
     shown = edge_qprompt_command("classify", "a.qpk", strange, cwd=tmp_path).out
     assert "unknown (nearest: " in shown
-    assert "unknown" not in edge_qprompt_command("classify", "a.qpk", strange, "--no-unknown", cwd=tmp_path).out
+    assert "unknown (nearest" not in edge_qprompt_command("classify", "a.qpk", strange, "--no-unknown", cwd=tmp_path).out

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import pytest
-from pages import NARROWEST, PHOTO, OpenPage, Sites, assert_no_sideways, classified
+from pages import FAINT, NARROWEST, PHOTO, OpenPage, Sites, assert_no_sideways, classified
 
 if TYPE_CHECKING:
     from playwright.sync_api import FileChooser, Page
@@ -20,40 +20,6 @@ FOCUS = """(() => {
   const seen = style.outlineStyle === "solid" && parseFloat(style.outlineWidth) >= 2 && box.width > 1;
   const name = at.labels?.[0]?.textContent ?? at.getAttribute("aria-label") ?? at.textContent;
   return { name: name.trim(), seen: at === document.body || seen };
-})()"""
-
-# Texts with a contrast below AA, and borders of controls below 3: luminance and ratio as WCAG 2.2 defines them.
-FAINT = """(() => {
-  const parse = (colour) => colour.match(/[\\d.]+/g).map(Number);
-  const linear = (v) => (v <= 0.04045 ? v / 12.92 : ((v + 0.055) / 1.055) ** 2.4);
-  const luminance = ([r, g, b]) => 0.2126 * linear(r / 255) + 0.7152 * linear(g / 255) + 0.0722 * linear(b / 255);
-  const ratio = (a, b) => {
-    const [light, dark] = [luminance(a), luminance(b)].sort((p, q) => q - p);
-    return (light + 0.05) / (dark + 0.05);
-  };
-  const ground = (node) => {
-    for (let at = node; at; at = at.parentElement) {
-      const colour = parse(getComputedStyle(at).backgroundColor);
-      if ((colour[3] ?? 1) === 1) return colour;
-    }
-    return [255, 255, 255];
-  };
-  const scope = document.querySelector("dialog[open]") ?? document.body, faint = [];
-  for (const node of scope.querySelectorAll("*")) {
-    if (!node.checkVisibility() || node.closest(".visually-hidden, .skip")) continue;
-    const style = getComputedStyle(node), size = parseFloat(style.fontSize), field = node.matches("input:not([type=file])");
-    if (field || [...node.childNodes].some((child) => child.nodeType === 3 && child.data.trim())) {
-      const large = size >= 24 || (size >= 18.66 && style.fontWeight >= 700);
-      const got = ratio(parse(style.color), ground(node));
-      if (got < (large ? 3 : 4.5)) faint.push([node.outerHTML.slice(0, 90), got]);
-    }
-    if (field || node.matches(".button")) {
-      const behind = ground(node.parentElement);
-      const got = Math.max(ratio(parse(style.borderTopColor), behind), ratio(ground(node), behind));
-      if (got < 3) faint.push(["border of " + node.outerHTML.slice(0, 90), got]);
-    }
-  }
-  return faint;
 })()"""
 
 

@@ -13,7 +13,7 @@ from packs import PACKS, SMALL
 from pages import Sites, settled
 
 from edge_qprompt.pack.pack import Pack
-from edge_qprompt.pack.section import PROVENANCE, RESIDUAL_BIAS, TEMPLATES
+from edge_qprompt.pack.section import DECISION, PROVENANCE, RESIDUAL_BIAS, TEMPLATES
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser
@@ -54,6 +54,8 @@ def test_any_pack_reads_the_same(read: Read, pack: Pack) -> None:
     assert got["templates"] == (None if templates is None else list(templates))
     bias = pack.get(RESIDUAL_BIAS)
     assert got["residualBias"] == (None if bias is None else pytest.approx(bias, rel=1e-9))
+    decision = pack.get(DECISION)
+    assert (got["decision"] and tuple(got["decision"].values())) == decision
     assert got["sharedAdapter"] == pack.shared_adapter
     assert got["provenance"] == pack.get(PROVENANCE)
     assert [section["size"] for section in got["sections"]] == [section.size for section in pack.sections]

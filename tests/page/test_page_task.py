@@ -98,7 +98,7 @@ def test_bytes_add_up(task_page: Page, sites: Sites) -> None:
     card = task_page.get_by_role("region", name="What is in the pack")
     shown = dict(zip(card.locator(".label").all_inner_texts(), card.locator(".percent").all_inner_texts(), strict=True))
     sizes = {what: int(size.split(NO_BREAK)[0]) for what, size in shown.items()}
-    assert sizes["Prompt and codebook"] == sum(tensor.payload_bytes for tensor in pack.tensors)
+    assert sizes["Weights and codebooks"] == sum(tensor.payload_bytes for tensor in pack.tensors)
     assert sum(sizes.values()) == pack.size
 
 

@@ -167,6 +167,7 @@ def test_public_surface() -> None:
     assert edge_qprompt.__all__ == [
         "AdaptSettings",
         "Adaptation",
+        "Answer",
         "Backbone",
         "Classifier",
         "EdgeQPromptError",
