@@ -28,6 +28,7 @@ from edge_qprompt.learn.settings import (
     MethodSettings,
     Schedule,
 )
+from edge_qprompt.learn.shots import Shots
 from edge_qprompt.learn.threads import one_core
 
 if TYPE_CHECKING:
@@ -68,6 +69,7 @@ __all__ = [
     "Option",
     "Problem",
     "Schedule",
+    "Shots",
     "Takes",
     "adapt",
     "check_options",
