@@ -20,6 +20,7 @@ Look = dict[str, Any]
 
 MARKERS = "o^sDvP*X"
 LEAST_SECONDS = 1e-3  # what rows say
+LABELS = 18  # lines of small print beside axes of the least height
 # of what was learned, and what else it is good for: accuracy on classes with photos, then among all names
 SPEED_COLUMNS = {"base-to-new": ("base", "joint H"), "ablation": ("base", "joint H")}
 PHOTO_COLUMNS = ("base", "new", "H", "joint H", OPENWORLD)
@@ -103,7 +104,7 @@ def _labelled_points(axes: Axes, points: Sequence[tuple[float, float, str]], loo
     axes.xaxis.set(
         major_locator=LogLocator(subs=(1, 2, 5)), minor_locator=NullLocator(), major_formatter=FormatStrFormatter("%g")
     )
-    for place, (x, y, name) in zip(_spread_out([y for _, y, _ in points], low, high), points, strict=True):
+    for place, (x, y, name) in zip(spread_out([y for _, y, _ in points], low, high), points, strict=True):
         color = looks[name]["color"]
         axes.plot(x, y, **looks[name])
         axes.annotate(
@@ -120,10 +121,9 @@ def _labelled_points(axes: Axes, points: Sequence[tuple[float, float, str]], loo
     axes.grid(alpha=0.3)
 
 
-def _spread_out(wanted: Sequence[float], low: float, high: float) -> list[float]:
+def spread_out(wanted: Sequence[float], low: float, high: float) -> list[float]:
     """Places near those that are wanted (in rising order), no two nearer than they would be if all were spread evenly."""
-    gap = (high - low) / max(len(wanted) - 1, 1)
-    gap = min(gap, (high - low) / 18)  # a line of small print
+    gap = (high - low) / max(len(wanted) - 1, LABELS)
     places: list[float] = []
     for y in wanted:
         places.append(max(y, places[-1] + gap) if places else y)
