@@ -31,7 +31,7 @@ def child(weights: Path, classes: int, memory: int, rounds: int) -> dict[str, An
     import with_helpers  # noqa: F401  before what it makes importable
     from reference_tower import VIT_B_32
 
-    from device_agent.commands.adapt import peak_memory_mb
+    from device_agent.outcome import peak_memory_mb
     from edge_qprompt import Backbone
     from edge_qprompt.backbone.weights import Weights
     from edge_qprompt.learn.step import ParallelTower

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import glob
 import json
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -11,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from edge_qprompt.console import Bars
+from edge_qprompt.errors import DataError
 
 if TYPE_CHECKING:
     from edge_qprompt.backbone import Backbone
@@ -59,6 +61,7 @@ template_option = click.option(
     show_default=True,
     help="Hand-written prompt to compare with; give it again to take the mean of several.",
 )
+others_option = click.option("--others", metavar="PHOTOS", help="Photos of none of the classes: a folder, a file or a glob.")
 strict_option = click.option("--strict", is_flag=True, help="Stop at an unreadable photo instead of skipping it.")
 
 
@@ -187,3 +190,25 @@ def warn_skipped(skipped: Sequence[tuple[Source, str]]) -> None:
 def percent(share: float | None) -> str:
     """0.8125 as "81.2 %"."""
     return "n/a" if share is None else f"{100 * share:.1f} %"
+
+
+def expand(image: str) -> list[Path]:
+    """The photos that an argument means: a file, all of a folder, or those of a glob.
+
+    Raises:
+        DataError: there is none.
+    """
+    from edge_qprompt.photos import list_photos
+
+    path = Path(image)
+    if path.is_dir():
+        found = list_photos(path)
+        if not found:
+            raise DataError(f"no photos in the folder {path}")
+        return found
+    if path.exists():
+        return [path]
+    matches = sorted(glob.glob(image, recursive=True))  # noqa: PTH207  a pattern may be absolute
+    if not matches:
+        raise DataError(f"no such photo: {image}")
+    return [found for match in matches for found in ([Path(match)] if Path(match).is_file() else list_photos(Path(match)))]

@@ -17,7 +17,7 @@ os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 from edge_qprompt.backbone import Backbone
 from edge_qprompt.classify import Classifier, Evaluation, Prediction, Tasks, evaluate
 from edge_qprompt.errors import EdgeQPromptError
-from edge_qprompt.learn import Adaptation, AdaptSettings, adapt
+from edge_qprompt.learn import Adaptation, AdaptSettings, State, adapt, forget, rename, teach, undo
 from edge_qprompt.pack import Pack
 from edge_qprompt.photos import encode_photos
 
@@ -31,8 +31,13 @@ __all__ = [
     "Evaluation",
     "Pack",
     "Prediction",
+    "State",
     "Tasks",
     "adapt",
     "encode_photos",
     "evaluate",
+    "forget",
+    "rename",
+    "teach",
+    "undo",
 ]

@@ -9,6 +9,7 @@
     │       └── CostError      one that takes more memory or time to decode than a photo of its size may
     ├── PromptError            class names that do not fit the context, unknown methods
     ├── CheckpointError        an interrupted run that cannot be resumed
+    ├── StateError             what a pack was learned from is not there, damaged, or cannot be changed so
     ├── StoreError             a server's database that cannot be opened or used so
     │   ├── NotFoundError      no such task, version, channel, pack or token
     │   └── ConflictError      somebody else was faster
@@ -70,6 +71,10 @@ class PromptError(EdgeQPromptError):
 
 class CheckpointError(EdgeQPromptError):
     """The checkpoint beside the pack belongs to another run, or is damaged."""
+
+
+class StateError(EdgeQPromptError):
+    """What a pack was learned from is not known, is damaged, or cannot be changed as asked."""
 
 
 class StoreError(EdgeQPromptError):

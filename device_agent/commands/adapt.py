@@ -5,9 +5,6 @@ from __future__ import annotations
 import importlib.util
 import math
 import os
-import re
-import resource
-import sys
 from collections.abc import Sequence
 from dataclasses import fields
 from pathlib import Path
@@ -15,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from device_agent import terminal
+from device_agent import outcome, terminal
 from edge_qprompt.errors import DataError, MissingExtraError
 from edge_qprompt.learn import (
     ALL,
@@ -35,21 +32,11 @@ from edge_qprompt.learn import (
 )
 
 if TYPE_CHECKING:
-    from edge_qprompt.learn import Adaptation, AdaptSettings, Candidate, Option
+    from edge_qprompt.learn import Adaptation, AdaptSettings, Option
     from edge_qprompt.photos import Dataset
 
-MAXRSS_UNIT = 1 if sys.platform == "darwin" else 1024  # getrusage: bytes on macOS, kilobytes elsewhere
-STATUS = Path("/proc/self/status")
 FAST = "qres"
 OF_PROMPTS = ("bits", "ctx", "epochs", "batch", "lr")  # options that mean nothing to "auto"
-CURVE_POINTS = 200  # more than a plot can show, and a report stays small
-
-
-def peak_memory_mb() -> float:
-    """Largest resident size of this process; Linux's getrusage also remembers that of its parent."""
-    if STATUS.exists() and (found := re.search(r"VmHWM:\s*(\d+) kB", STATUS.read_text())):
-        return int(found[1]) * 1024 / 1e6
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * MAXRSS_UNIT / 1e6
 
 
 def _finite(ctx: click.Context, param: click.Parameter, value: float | None) -> float | None:  # noqa: ARG001  click's signature
@@ -166,9 +153,21 @@ def _own_options() -> str:
 )
 @click.option("--resume", is_flag=True, help="Go on where an interrupted run with the same settings stopped.")
 @click.option("--provenance", is_flag=True, help="Note in the pack how it was learned (about 70 bytes).")
+@terminal.others_option
+@click.option("--no-state", is_flag=True, help="Keep no features beside the pack: no teach, no forget.")
 @terminal.strict_option
 @terminal.json_option
-def command(data: Path, out: Path, as_json: bool, names: Path | None, resume: bool, report: Path | None, **options: Any) -> None:
+def command(
+    data: Path,
+    out: Path,
+    as_json: bool,
+    names: Path | None,
+    resume: bool,
+    report: Path | None,
+    others: str | None,
+    no_state: bool,
+    **options: Any,
+) -> None:
     """Learn a pack of a few hundred bytes from a folder of photos, on this machine.
 
     DATA has one folder per class; `train/` and `test/` inside are honoured, and so is a
@@ -182,7 +181,8 @@ def command(data: Path, out: Path, as_json: bool, names: Path | None, resume: bo
       edge-qprompt adapt photos/ --out base.qpk --classes base      first half of the classes
       edge-qprompt adapt photos/ --out flowers.qpk --resume         after Ctrl-C or a power cut
 
-    The same command gives the same bytes. Image features are cached, so a second run is quicker.
+    The same command gives the same bytes. Beside the pack lies its state, e.g. flowers.qpk.state: the photos' features and
+    digests, no photo, for `teach`, `forget` and `evaluate`. Image features are cached, so a second run is quicker.
     """
     from edge_qprompt.pack import names_section
     from edge_qprompt.photos import load_dataset
@@ -200,8 +200,9 @@ def command(data: Path, out: Path, as_json: bool, names: Path | None, resume: bo
     backbone = terminal.open_backbone(options["backbone"], _precision(options), options["providers"])
     dataset = load_dataset(data, names).select(options["classes"])
     names_section(dataset.names)  # a name that no pack can hold is better known now than after learning
-    from edge_qprompt.learn import adapt
+    from edge_qprompt.learn import adapt, state_path
 
+    foreign = terminal.expand(others) if others else ()
     terminal.warn_notes(dataset.notes)
     _warn_few(dataset, options["shots"])
     checkpoint = out.with_name(out.name + ".checkpoint")
@@ -210,19 +211,24 @@ def command(data: Path, out: Path, as_json: bool, names: Path | None, resume: bo
     settings = _settings(options)
     try:
         with terminal.progress() as progress:
-            result = adapt(backbone, dataset, settings, checkpoint, resume=resume, progress=progress)
+            result = adapt(backbone, dataset, settings, checkpoint, others=foreign, resume=resume, progress=progress)
     except KeyboardInterrupt:
         if checkpoint.exists():
             terminal.warn("stopped; the same command with --resume goes on from the last checkpoint")
         raise
+    if no_state:
+        state_path(out).unlink(missing_ok=True)  # what lies there is of another pack
+    else:
+        result.state.save(out)
     result.pack.save(out)
     checkpoint.unlink(missing_ok=True)
     terminal.warn_skipped(result.skipped)
+    terminal.warn_notes(result.notes)
     facts = {"backbone": backbone.manifest.name, "precision": backbone.precision, "method": result.method}
-    told = _report(result, out) | facts | {"seed": options["seed"]}
+    told = outcome.facts(result, out) | facts | {"seed": options["seed"]}
     if report is not None:
         told["report"] = str(_write_page(result, told, report))
-    terminal.emit(told, as_json, _lines)
+    terminal.emit(told, as_json, outcome.lines)
 
 
 def _method(options: dict[str, Any]) -> str:
@@ -329,99 +335,3 @@ def _warn_few(dataset: Dataset, shots: int) -> None:
     if few:
         listed = ", ".join(few[:5]) + (" ..." if len(few) > 5 else "")
         terminal.warn(f"{len(few)} of {len(counts)} classes have fewer than {shots} photos and use what they have: {listed}")
-
-
-def _report(result: Adaptation, out: Path) -> dict[str, Any]:
-    held = result.held_out
-    return {
-        "pack": str(out),
-        "pack_id": result.pack.pack_id,
-        "bytes": out.stat().st_size,
-        "classes": len(result.names),
-        "class_names": list(result.names),
-        "images_used": result.used,
-        "images_skipped": len(result.skipped),
-        "skipped": [{"path": str(path), "reason": reason} for path, reason in result.skipped],
-        "candidates": [_candidate(each, result) for each in result.candidates],
-        "expected_accuracy": result.expected.accuracy if result.expected else None,
-        "expected_margin": result.expected.margin if result.expected else None,
-        "steps": result.run.steps,
-        "engine": result.engine[0],
-        "engine_note": result.engine[1],
-        "reclusterings": result.facts.get("reclusterings", 0),
-        "resumed_at_epoch": result.run.resumed_at,
-        "loss_by_epoch": result.run.losses,
-        "losses": curve(result.run.losses),
-        "train_accuracy": result.train.pack,
-        "train_zero_shot_accuracy": result.train.zero_shot,
-        "held_out_accuracy": held.pack if held else None,
-        "zero_shot_accuracy": held.zero_shot if held else result.train.zero_shot,
-        "held_out_images": held.n if held else 0,
-        "held_out_source": result.held_out_source,
-        "seconds": {stage: round(seconds, 3) for stage, seconds in result.seconds.items()},
-        "peak_memory_mb": round(peak_memory_mb(), 1),
-    }
-
-
-def _candidate(candidate: Candidate, result: Adaptation) -> dict[str, Any]:
-    seen = candidate.expected
-    chosen = candidate.method == result.method and candidate.bytes == result.pack.size
-    return {
-        "method": candidate.method,
-        "bits": candidate.bits,
-        "bytes": candidate.bytes,
-        "fits": candidate.fits,
-        "chosen": chosen,
-        "accuracy": seen.accuracy if seen else None,
-        "margin": seen.margin if seen else None,
-        "seconds": round(candidate.seconds, 3),
-    }
-
-
-def curve(losses: Sequence[float]) -> list[tuple[int, float]]:
-    """Epoch, counted from 1, and loss: at most CURVE_POINTS, evenly thinned, the first and the last among them."""
-    import numpy as np
-
-    chosen = np.linspace(0, len(losses) - 1, min(len(losses), CURVE_POINTS)).round().astype(int)
-    return [(int(i) + 1, losses[i]) for i in chosen]
-
-
-def _lines(r: dict[str, Any]) -> list[str]:
-    seconds = ", ".join(f"{stage} {s:.1f} s" for stage, s in r["seconds"].items())
-    engine = f", {r['engine_note']}" if r["engine_note"] else ""
-    steps = f" in {r['steps']} steps" if r["steps"] else ""
-    return [
-        *_table(r["candidates"]),
-        f"{r['pack']}  {r['bytes']} bytes, {r['classes']} classes, {r['method']} on {r['backbone']} {r['precision']}",
-        _accuracy(r),
-        f"learned    from {r['images_used']} photos{steps}{engine} ({seconds}; {r['peak_memory_mb']:.0f} MB)",
-        *([f"report     {r['report']}"] if "report" in r else []),
-    ]
-
-
-def _accuracy(r: dict[str, Any]) -> str:
-    """Of photos that were not learned from; where there are none, what those that were learned from say, in these words."""
-    before, expected = terminal.percent(r["zero_shot_accuracy"]), None
-    if r["expected_accuracy"] is not None:
-        expected = f"expected on new photos: {terminal.percent(r['expected_accuracy'])}, +- {100 * r['expected_margin']:.1f}"
-    if r["held_out_source"]:
-        where = f"{r['held_out_images']} {r['held_out_source']} photos".replace("photos photos", "photos")
-        after = f"{before} before, {terminal.percent(r['held_out_accuracy'])} after, on {where}"
-        return f"accuracy   {after}" + (f" ({expected})" if expected else "")
-    if expected:
-        return f"accuracy   {expected} (each photo labelled by what the others teach); {before} before"
-    learned = terminal.percent(r["train_accuracy"])
-    return f"accuracy   {before} before, {learned} after, on the photos learned from: new ones have less"
-
-
-def _table(candidates: list[dict[str, Any]]) -> list[str]:
-    """What was tried, a line each."""
-    lines = []
-    for each in candidates:
-        bits = f"{each['bits']} bit{'s' * (each['bits'] > 1)}" if each["bits"] else ""
-        found = "over the budget" if not each["fits"] else "no photo can be left out"
-        if each["accuracy"] is not None:
-            found = f"{terminal.percent(each['accuracy']):>7} +- {100 * each['margin']:.1f}"
-        mark = "*" if each["chosen"] else " "
-        lines.append(f"tried    {mark} {each['method']:<10} {bits:<7} {each['bytes']:>6} bytes  {found}")
-    return lines

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import glob
 from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -10,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from device_agent import terminal
-from edge_qprompt.errors import DataError, PackError, PhotoError
+from edge_qprompt.errors import PackError, PhotoError
 
 if TYPE_CHECKING:
     from edge_qprompt.classify import Prediction
@@ -61,7 +60,7 @@ def command(
     shared = {name: terminal.adapter_of(path, opened[name], adapters) for name, path in packs.items()}
     by_file = {path.name: opened[name] for name, path in packs.items()}
     model = terminal.open_backbone_for(by_file, backbone, precision, providers)
-    paths = [path for image in images for path in _expand(image)]
+    paths = [path for image in images for path in terminal.expand(image)]
     tasks = Tasks(model)
     for name, each in opened.items():
         tasks.add(name, Classifier(model, each, wanted_labels(labels, each.class_names), shared[name]))
@@ -127,23 +126,6 @@ def wanted_labels(labels: str | None, own: tuple[str, ...] | None) -> tuple[str,
         raise click.BadParameter("give names with commas between them, e.g. --labels cat,dog", param_hint="--labels")
     names = (*(own or ()), *given) if labels.startswith("+") else tuple(given)
     return tuple(dict.fromkeys(names))
-
-
-def _expand(image: str) -> list[Path]:
-    from edge_qprompt.photos import list_photos
-
-    path = Path(image)
-    if path.is_dir():
-        found = list_photos(path)
-        if not found:
-            raise DataError(f"no photos in the folder {path}")
-        return found
-    if path.exists():
-        return [path]
-    matches = sorted(glob.glob(image, recursive=True))  # noqa: PTH207  a pattern may be absolute
-    if not matches:
-        raise DataError(f"no such photo: {image}")
-    return [found for match in matches for found in ([Path(match)] if Path(match).is_file() else list_photos(Path(match)))]
 
 
 def _lines(r: dict[str, Any]) -> list[str]:

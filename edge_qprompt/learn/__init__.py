@@ -10,10 +10,12 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 from edge_qprompt.errors import MissingExtraError
-from edge_qprompt.learn.adapt import Adaptation, Checked, adapt
+from edge_qprompt.learn.adapt import adapt
+from edge_qprompt.learn.adaptation import Adaptation, Checked
 from edge_qprompt.learn.candidates import AUTO, CLASS_BUDGET, LEAST_BUDGET, PROMPT, Candidate, Expected, check_options
 from edge_qprompt.learn.method import ClosedForm, Method, Option, Takes
 from edge_qprompt.learn.methods.registry import METHODS
+from edge_qprompt.learn.relearn import Encoded, Relearned, check, forget, rename, teach, teach_encoded, undo
 from edge_qprompt.learn.settings import (
     ALL,
     COOP_LR,
@@ -29,6 +31,7 @@ from edge_qprompt.learn.settings import (
     Schedule,
 )
 from edge_qprompt.learn.shots import Shots
+from edge_qprompt.learn.state import State, state_path
 from edge_qprompt.learn.threads import one_core
 
 if TYPE_CHECKING:
@@ -61,6 +64,7 @@ __all__ = [
     "Checked",
     "ClosedForm",
     "CoOp",
+    "Encoded",
     "EngineSettings",
     "Expected",
     "LoopSettings",
@@ -68,13 +72,22 @@ __all__ = [
     "Method",
     "Option",
     "Problem",
+    "Relearned",
     "Schedule",
     "Shots",
+    "State",
     "Takes",
     "adapt",
+    "check",
     "check_options",
+    "forget",
     "has_bfloat16",
     "one_core",
+    "rename",
+    "state_path",
+    "teach",
+    "teach_encoded",
+    "undo",
 ]
 
 

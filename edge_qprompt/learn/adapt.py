@@ -23,103 +23,21 @@ from edge_qprompt.backbone import Backbone, name_tokens
 from edge_qprompt.classify import Classifier, Scores, zero_shot
 from edge_qprompt.console import Bars, in_notebook
 from edge_qprompt.errors import BackboneError, DataError, MissingExtraError, PromptError
-from edge_qprompt.learn.candidates import AUTO, PREFERRED, Candidate, Expected, check_options, choose, expected
+from edge_qprompt.learn.adaptation import Accuracy, Adaptation, Checked
+from edge_qprompt.learn.at_once import assembled, at_once, provenance
+from edge_qprompt.learn.candidates import AUTO, PREFERRED, check_options
+from edge_qprompt.learn.labelled import Labelled, once_each, unseen
 from edge_qprompt.learn.method import ClosedForm, Result, Takes
 from edge_qprompt.learn.methods.registry import METHODS
 from edge_qprompt.learn.run import Run
 from edge_qprompt.learn.settings import AdaptSettings, Schedule, default_ctx
-from edge_qprompt.learn.shots import Shots
-from edge_qprompt.learn.threads import one_blas_thread, torch_threads
-from edge_qprompt.pack import PROVENANCE, Pack, Precision, Section, names_section
-from edge_qprompt.photos import AnyData, Dataset, Features, Photos, Source, Views, dataset_of, features_of
+from edge_qprompt.learn.state import OTHER, State
+from edge_qprompt.learn.threads import torch_threads
+from edge_qprompt.pack import Pack, Precision
+from edge_qprompt.photos import AnyData, AnyPhoto, Dataset, Photos, Views, dataset_of, features_of, source_of
 
 Progress = Callable[[str, int, int, str], None]
 DEFAULTS = AdaptSettings()
-
-
-@dataclass(frozen=True)
-class Labelled:
-    """Features, files and labels (N,) int64 of the photos that could be read."""
-
-    features: Features
-    paths: tuple[Source, ...]
-    labels: NDArray[np.int64]
-
-    @property
-    def centre(self) -> NDArray[np.float32]:
-        """Features of the centre crops, (N, D)."""
-        return self.features.values[:, 0]
-
-
-@dataclass(frozen=True)
-class Accuracy:
-    """Accuracy of the pack and of the hand-written prompt on the same photos, 0 to 1."""
-
-    pack: float
-    zero_shot: float
-    n: int
-
-
-@dataclass(frozen=True)
-class Checked:
-    """What the pack says of photos: their files, right labels (N,) and probabilities (N, C)."""
-
-    paths: tuple[Source, ...]
-    labels: NDArray[np.int64]
-    probabilities: NDArray[np.float32]
-
-
-@dataclass
-class Adaptation:
-    """What came out.
-
-    Attributes:
-        pack: ready to save.
-        names: the classes.
-        used, skipped: training photos learned from; those that could not be read, and why.
-        method: that learned it.
-        candidates: what "auto" chose from; empty where a method was named.
-        expected: accuracy to expect on new photos, by photos that were left out; None of methods that learn step by step, or
-            where no class has a second photo.
-        run: what the loop did.
-        facts: the method's own numbers.
-        weights: what was learned, by name, before it was quantized.
-        train: accuracy on the photos learned from (their centre crops).
-        held_out: accuracy on the test split, else on training photos beyond the shots, else None.
-        held_out_source: "test", "unused training photos" or None.
-        checked: the held-out photos one by one, or those learned from where there are no others.
-        seconds: by stage.
-        engine: name of what computed the steps, and a note about it; empty where nothing was learned.
-        snapshots: packs by epoch, if they were wanted.
-    """
-
-    pack: Pack
-    names: tuple[str, ...]
-    used: int
-    skipped: tuple[tuple[Source, str], ...]
-    method: str
-    candidates: tuple[Candidate, ...]
-    expected: Expected | None
-    run: Run
-    facts: dict[str, Any]
-    weights: dict[str, NDArray[np.float32]]
-    train: Accuracy
-    held_out: Accuracy | None
-    held_out_source: str | None
-    checked: Checked
-    seconds: dict[str, float]
-    engine: tuple[str, str] = ("", "")
-    snapshots: dict[int, Pack] = field(default_factory=dict)
-
-    def __repr__(self) -> str:
-        measured, source = self.held_out or self.train, self.held_out_source or "photos learned from"
-        found = f"{measured.pack:.3f} ({source})"
-        if not self.held_out and self.expected:
-            found = f"{self.expected.accuracy:.3f} to expect, +- {self.expected.margin:.3f} (photos left out in turn)"
-        return (
-            f"<Adaptation to {len(self.names)} classes from {self.used} photos by {self.method}: {self.pack.size} bytes, "
-            f"accuracy {found}, hand-written prompt {measured.zero_shot:.3f}>"
-        )
 
 
 def adapt(
@@ -129,6 +47,7 @@ def adapt(
     checkpoint: Path | None = None,
     *,
     names: Sequence[str] | None = None,
+    others: Sequence[AnyPhoto] = (),
     resume: bool = False,
     progress: Progress | None = None,
 ) -> Adaptation:
@@ -141,6 +60,7 @@ def adapt(
         settings: what to do; without any the method is "auto", the best for these photos within 100 bytes a class.
         checkpoint: file to keep checkpoints in; the caller removes it once the pack is safe.
         names: class names in the order of the labels, where the data have numbers.
+        others: photos of none of the classes, by which the method qgda says better which photos these are.
         resume: go on from that file.
         progress: called with stage, done, total and a note; None shows bars in a notebook, and nothing elsewhere.
 
@@ -157,38 +77,47 @@ def adapt(
         for note in data.notes:
             warnings.warn(note, stacklevel=2)
     with Bars(in_notebook()) as bars:
-        return _adapt(backbone, data, settings, checkpoint, resume, progress or bars)
+        return _adapt(backbone, data, others, settings, checkpoint, resume, progress or bars)
 
 
 def _adapt(
-    backbone: Backbone, data: Dataset, settings: AdaptSettings, checkpoint: Path | None, resume: bool, progress: Progress
+    backbone: Backbone,
+    data: Dataset,
+    others: Sequence[AnyPhoto],
+    settings: AdaptSettings,
+    checkpoint: Path | None,
+    resume: bool,
+    progress: Progress,
 ) -> Adaptation:
-    settings = replace(settings, n_ctx=_check(backbone, data, settings))
+    asked = replace(settings, n_ctx=_check(backbone, data, settings))
     clock = _Clock()
     shots, spare = data.few_shot(settings.shots, settings.loop.seed)
     held = data.test or (spare if len(spare) else None)
-    train = _encode(backbone, shots, _views(settings), settings, "encode photos", progress)
+    train, notes = once_each(_encode(backbone, shots, _views(settings), settings, "encode photos", progress), data.names)
     _check_every_class(data, train)
     spares = _encode(backbone, held, Views(), settings, "encode held-out", progress) if held else None
+    foreign, more = _others(backbone, others, train, settings, progress)
     clock.lap("encode")
     backbone.close()  # one large thing in memory at a time: image encoder, text encoder, torch with the text tower
     by_hand = zero_shot(backbone, data.names, *settings.method_settings.templates)
     backbone.close()
-    more = [names_section(data.names)]
-    said = [PROVENANCE.section(_provenance(settings, settings.loop.over(Schedule()), len(train.labels)))] * settings.provenance
-    rest = Pack(backbone.manifest.short_fingerprint, 0, Precision.FP32, (), (*more, *said)).size
-    with one_blas_thread():
-        settings, candidates, closed = _chosen(backbone, settings, train, by_hand, rest)
-        learned = None if closed is None else _closed(backbone, settings, closed)
-    if learned is None:
+    state = State.of(backbone, data.names, asked, [train, foreign] if foreign else [train])
+    closed = at_once(backbone, state, by_hand)
+    settings, method = closed.settings, closed.method
+    notes += more
+    if method is not None:
+        learned = _Learned(method.number, method.result(), {}, method.facts(), {}, None, Run(), ("", ""))
+    else:
         learned = _learn(backbone, data, settings, train, by_hand, checkpoint, resume, progress)
     backbone.close()
     clock.lap("learn")
-    if settings.provenance:
-        more += [PROVENANCE.section(_provenance(settings, learned.schedule, len(train.labels)))]
+    told = provenance(settings, learned.schedule, len(train.labels))
     # through the bytes, so that what is measured is what a device will see
-    pack = Pack.decode(learned.pack(backbone, learned.result, more).encode())
+    pack = Pack.decode(assembled(backbone, learned.number, learned.result, data.names, told).encode())
     classifier = Classifier(backbone, pack)
+    if spares:
+        spares, leaks = unseen(spares, state.known, "photos to measure with")
+        notes += leaks
     parts = [part for part in (train, spares) if part and len(part.labels)]
     own = parts
     if classifier.backbone is not backbone:  # the pack has an image encoder of its own
@@ -200,12 +129,14 @@ def _adapt(
     clock.lap("check")
     return Adaptation(
         pack=pack,
+        state=replace(state, pack_id=pack.pack_id),
         names=data.names,
         used=len(train.labels),
         skipped=train.features.skipped + (spares.features.skipped if spares else ()),
+        notes=notes,
         method=settings.method,
-        candidates=candidates,
-        expected=expected(closed) if closed is not None else None,
+        candidates=closed.candidates,
+        expected=closed.expected,
         run=learned.run,
         facts=learned.facts,
         weights=learned.weights,
@@ -215,7 +146,9 @@ def _adapt(
         checked=found[-1],
         seconds=clock.seconds,
         engine=learned.engine,
-        snapshots={epoch: learned.pack(backbone, result, more) for epoch, result in learned.snapshots.items()},
+        snapshots={
+            epoch: assembled(backbone, learned.number, result, data.names, told) for epoch, result in learned.snapshots.items()
+        },
     )
 
 
@@ -245,39 +178,13 @@ class _Learned:
     """What is left of a method when its tower has gone from memory."""
 
     number: int
-    precision: Precision
     result: Result
     snapshots: dict[int, Result]
     facts: dict[str, Any]
     weights: dict[str, NDArray[np.float32]]
-    schedule: Schedule
+    schedule: Schedule | None
     run: Run
     engine: tuple[str, str]
-
-    def pack(self, backbone: Backbone, result: Result, more: Sequence[Section]) -> Pack:
-        """A result as a pack, with more sections."""
-        tensors, sections = result
-        return Pack(backbone.manifest.short_fingerprint, self.number, self.precision, tensors, (*sections, *more))
-
-
-def _chosen(
-    backbone: Backbone, settings: AdaptSettings, train: Labelled, by_hand: Classifier, rest: int
-) -> tuple[AdaptSettings, tuple[Candidate, ...], ClosedForm | None]:
-    """Settings with a method in place of "auto", what it was chosen from, and the method where it is a closed form.
-
-    Args:
-        rest: bytes of a pack beside what the method brings.
-    """
-    shots = Shots(train.features.values, train.labels, by_hand.class_features, backbone.manifest.logit_scale)
-    if settings.method == AUTO:
-        return choose(shots, settings, rest)
-    kind = METHODS[settings.method]
-    return settings, (), kind(shots, settings.method_settings) if issubclass(kind, ClosedForm) else None
-
-
-def _closed(backbone: Backbone, settings: AdaptSettings, method: ClosedForm) -> _Learned:
-    precision, schedule = Precision[backbone.precision.upper()], settings.loop.over(method.schedule)
-    return _Learned(method.number, precision, method.result(), {}, method.facts(), {}, schedule, Run(), ("", ""))
 
 
 def _learn(
@@ -321,9 +228,8 @@ def _learn(
     inputs = Inputs.of(method, problem, train.paths, _views(settings))
     with torch_threads(inputs.threads):
         run = learn(method, inputs.values, problem.labels, settings.loop, file, tell)
-    precision = Precision[backbone.precision.upper()]
     weights = {name: value.detach().numpy() for name, value in method.parameters.items()}
-    return _Learned(method.number, precision, method.result(), snapshots, method.facts(), weights, schedule, run, inputs.engine)
+    return _Learned(method.number, method.result(), snapshots, method.facts(), weights, schedule, run, inputs.engine)
 
 
 def _stage(progress: Progress, stage: str) -> Callable[[int, int], None]:
@@ -342,12 +248,16 @@ def _encode(
     return Labelled(features, paths, np.array(photos.labels, np.int64)[features.kept])
 
 
-def _provenance(settings: AdaptSettings, schedule: Schedule, photos: int) -> str:
-    """One line without a clock in it: the same command must give the same bytes."""
-    return (
-        f"{photos} photos, {settings.shots} shots, {settings.views} views, {schedule.epochs} epochs, "
-        f"batch {schedule.batch or 'all'}, lr {schedule.peak_lr:g}, seed {settings.loop.seed}"
-    )
+def _others(
+    backbone: Backbone, others: Sequence[AnyPhoto], train: Labelled, settings: AdaptSettings, progress: Progress
+) -> tuple[Labelled | None, tuple[str, ...]]:
+    """Photos of none of the classes, and what is to be said of them."""
+    if not others:
+        return None, ()
+    sources = tuple(source_of(photo, f"photo {i} of the others") for i, photo in enumerate(others))
+    found = _encode(backbone, Photos(sources, (OTHER,) * len(sources)), _views(settings), settings, "encode the others", progress)
+    alone, _ = once_each(found, ())
+    return unseen(alone, set(train.features.digests), "photos of none of the classes")
 
 
 def _check_every_class(data: Dataset, train: Labelled) -> None:

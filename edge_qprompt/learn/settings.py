@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace
+from typing import Any
 
 from edge_qprompt.codebook import ClusterSettings
 from edge_qprompt.errors import EdgeQPromptError
@@ -185,3 +186,19 @@ class AdaptSettings:
     loop: LoopSettings = field(default_factory=LoopSettings)
     method_settings: MethodSettings = field(default_factory=MethodSettings)
     engine: EngineSettings = field(default_factory=EngineSettings)
+
+
+def restored(facts: Mapping[str, Any]) -> AdaptSettings:
+    """Settings from what `dataclasses.asdict` made of them, by way of JSON.
+
+    Raises:
+        TypeError, KeyError, ValueError: it is something else.
+    """
+    method = dict(facts["method_settings"])
+    method |= {"clusters": ClusterSettings(**method["clusters"]), "templates": tuple(method["templates"])}
+    parts = {
+        "loop": LoopSettings(**facts["loop"]),
+        "method_settings": MethodSettings(**method),
+        "engine": EngineSettings(**facts["engine"]),
+    }
+    return AdaptSettings(**{**facts, **parts})

@@ -30,12 +30,14 @@ class Shots:
         labels: (N,) int64, 0 to C - 1, each class at least once.
         by_hand: (C, D) float32, unit length.
         logit_scale: factor on the cosine similarities.
+        others: (M, D) float32, unit length: photos of none of the classes; None where there are none to learn from.
     """
 
     features: Array
     labels: Labels
     by_hand: Array
     logit_scale: float
+    others: Array | None = None
 
     @property
     def centre(self) -> Array:

@@ -5,9 +5,9 @@ features, `Decoder` decodes what strangers send in a process that can be killed.
 `errors` and `files`.
 """
 
-from edge_qprompt.photos.dataset import AnyData, Dataset, Photos, dataset_of, list_photos, load_dataset
+from edge_qprompt.photos.dataset import AnyData, Dataset, Photos, dataset_of, list_photos, load_dataset, natural
 from edge_qprompt.photos.decoder import PIXELS, REFUSED, SAYING, SIZE, Decoder, Decoders, Job, request
-from edge_qprompt.photos.features import Features, Views, encode_photos, extract, features_of, read_views
+from edge_qprompt.photos.features import Features, Views, encode_photos, extract, features_of, forget_features, read_views
 from edge_qprompt.photos.photo import COMMON, Bytes, decode_photo, normalise, read_photo, to_pixels
 from edge_qprompt.photos.source import AnyPhoto, Source, read, source_of
 
@@ -33,8 +33,10 @@ __all__ = [
     "encode_photos",
     "extract",
     "features_of",
+    "forget_features",
     "list_photos",
     "load_dataset",
+    "natural",
     "normalise",
     "read",
     "read_photo",

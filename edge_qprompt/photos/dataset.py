@@ -120,9 +120,13 @@ def load_dataset(path: Path, names_file: Path | None = None) -> Dataset:
     splits = _from_csv(path) if path.is_file() else _from_folders(path)
     default = path / CLASSES_FILE
     table = names_file or (default if default.is_file() else None)
-    found = sorted({label for rows in splits.values() for _, label in rows})
-    named = _read_names(table) if table else {label: readable(label) for label in found}
-    if unknown := [label for label in found if label not in named]:
+    found = {label for rows in splits.values() for _, label in rows}
+    named = (
+        _read_names(table)
+        if table
+        else {label: readable(label) for label in sorted(found, key=lambda label: natural(readable(label)))}
+    )
+    if unknown := sorted(found - set(named)):
         raise DataError(f"{table} does not list {unknown[:5]}: add a line `label<TAB>folder<TAB>name` for each, or remove them")
     folders = [label for label in named if label in found]
     _check_classes(path, folders, [named[label] for label in folders])
@@ -186,7 +190,7 @@ def _of_features(values: NDArray[Any], labels: list[Any], names: Sequence[str] |
 def _labelled(labels: list[Any], names: Sequence[str] | None) -> tuple[tuple[str, ...], tuple[int, ...]]:
     """Class names, and the position of each label among them."""
     if all(isinstance(label, str) for label in labels):
-        found = tuple(names) if names else tuple(sorted({readable(label) for label in labels}, key=_natural))
+        found = tuple(names) if names else tuple(sorted({readable(label) for label in labels}, key=natural))
         index = {name: i for i, name in enumerate(found)}
         given = [label if label in index else readable(label) for label in labels]
         if unknown := sorted({label for label in given if label not in index})[:5]:
@@ -224,7 +228,7 @@ def _class_folders(root: Path) -> Rows:
     return [(file, folder.name) for folder in _subfolders(root) for file in list_photos(folder)]
 
 
-def _left_out(path: Path, named: list[str], found: list[str]) -> tuple[str, ...]:
+def _left_out(path: Path, named: list[str], found: set[str]) -> tuple[str, ...]:
     """What somebody may believe to be part of the data set, and is not."""
     splits = _splits(path) if path.is_dir() else []
     roots = [path / split for split in splits] or ([path] if path.is_dir() else [])
@@ -245,7 +249,7 @@ def _some(items: list[str]) -> str:
 
 def list_photos(folder: Path) -> list[Path]:
     """Image files anywhere below a folder, in natural order (2.jpg before 10.jpg)."""
-    return sorted(filter(_is_photo, folder.rglob("*")), key=lambda f: _natural(str(f.relative_to(folder))))
+    return sorted(filter(_is_photo, folder.rglob("*")), key=lambda f: natural(str(f.relative_to(folder))))
 
 
 def _is_photo(file: Path) -> bool:
@@ -281,7 +285,7 @@ def _read_names(path: Path) -> dict[str, str]:
         rows += [cells] if line.strip() else []
     if double := _doubles([row[1] for row in rows]):
         raise DataError(f"{path} lists the folder {double[0]!r} twice: keep one of the lines")
-    return {row[1]: row[2] for row in sorted(rows, key=lambda row: _natural(row[0]))}
+    return {row[1]: row[2] for row in sorted(rows, key=lambda row: natural(row[0]))}
 
 
 def _check_classes(path: Path, folders: list[str], names: list[str]) -> None:
@@ -304,7 +308,7 @@ def _between(photos: Photos, start: int, end: int) -> Photos:
     return replace(chosen, labels=tuple(label - start for label in chosen.labels))
 
 
-def _natural(text: str) -> list[tuple[int, int, str]]:
-    """A sort key that puts 2 before 10."""
+def natural(text: str) -> list[tuple[int, int, str]]:
+    """A sort key that puts 2 before 10, and never takes two texts for one."""
     parts = re.findall(r"\d+|\D+", text[:MAX_SORTED_CHARS])
-    return [(0, int(part), "") if part.isdecimal() else (1, 0, part) for part in parts]
+    return [*((0, int(part), "") if part.isdecimal() else (1, 0, part) for part in parts), (-1, 0, text)]

@@ -60,6 +60,17 @@ class FeatureCache:
             except sqlite3.Error as error:
                 self._recover(error)
 
+    def forget(self, keys: Sequence[bytes]) -> None:
+        """Take features out, and overwrite the bytes that they had in the file."""
+        with self._lock:
+            try:
+                self._db.execute("PRAGMA secure_delete = ON")
+                with self._db:
+                    self._db.executemany("DELETE FROM features WHERE key = ?", [(key,) for key in keys])
+                self._db.execute("PRAGMA wal_checkpoint(TRUNCATE)")  # the log has them too
+            except sqlite3.Error as error:
+                self._recover(error)
+
     def __enter__(self) -> FeatureCache:
         return self
 

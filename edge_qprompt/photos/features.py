@@ -39,12 +39,14 @@ class Features:
     Attributes:
         values: (N, V, D) float32, unit length.
         kept: (N,) positions of these photos in the list that was asked for.
+        digests: (N,) SHA-256 of each photo's bytes, which says whether two are the same; of features that were given, of these.
         skipped: each photo that could not be read, and why.
         from_cache: how many of the N * V features were not computed anew.
     """
 
     values: Array
     kept: NDArray[np.int64]
+    digests: tuple[bytes, ...]
     skipped: tuple[tuple[Source, str], ...]
     from_cache: int
 
@@ -100,6 +102,7 @@ def extract(
         PhotoError: with `strict`, for the first photo that cannot be read.
     """
     kept: list[int] = []
+    digests: list[bytes] = []
     rows: list[Array] = []
     skipped: list[tuple[Source, str]] = []
     hits, manifest = 0, backbone.manifest
@@ -112,6 +115,7 @@ def extract(
                 at = len(kept) + len(skipped)
                 if isinstance(photo, _Photo):
                     kept.append(at)
+                    digests.append(photo.keys[CENTRE])
                     rows.append(np.array(photo.vectors, np.float32))  # (V, D)
                 elif strict:
                     raise photo
@@ -119,7 +123,7 @@ def extract(
                     skipped.append((photos[at], str(photo)))
             progress(len(kept) + len(skipped), len(photos))
     values = np.array(rows, np.float32).reshape(len(rows), views.count, manifest.embed_dim)  # (N, V, D)
-    return Features(values, np.array(kept, np.int64), tuple(skipped), hits)
+    return Features(values, np.array(kept, np.int64), tuple(digests), tuple(skipped), hits)
 
 
 def features_of(
@@ -143,7 +147,16 @@ def features_of(
         raise DataError(f"the features have {given.shape[1]} dimensions, {wanted}: encode the photos with this backbone")
     if views.count > 1:
         raise DataError(f"{views.count} views of each photo cannot be had from features: leave views at 1, or give the photos")
-    return Features(given[:, None], np.arange(len(given)), (), len(given))
+    digests = tuple(hashlib.sha256(row.tobytes()).digest() for row in given)
+    return Features(given[:, None], np.arange(len(given)), digests, (), len(given))
+
+
+def forget_features(backbone: Backbone, digests: Sequence[bytes], views: Views) -> None:
+    """Take the features of photos, by the SHA-256 of their bytes, out of the cache."""
+    manifest = backbone.manifest
+    keys = [views.key(content, view) for content in digests for view in range(views.count)]
+    with FeatureCache(manifest.fingerprint, backbone.feature_kind, manifest.embed_dim) as cache:
+        cache.forget(keys)
 
 
 def encode_photos(backbone: Backbone, photos: Sequence[AnyPhoto]) -> Array:

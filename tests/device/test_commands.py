@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from common import DEMO, Command, Learned, MakePhotos
 
-from device_agent.commands.adapt import curve
+from device_agent.outcome import curve
 from edge_qprompt import Backbone, Pack
 from edge_qprompt.pack.pack import SECTION
 

@@ -9,7 +9,7 @@ Our own but for the discriminant. numpy only. Symbols: N photos, C classes, D di
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
@@ -29,6 +29,7 @@ FEW_TEXT_WEIGHT = 0.2  # with few photos, where the names alone are right about 
 LEVEL = 0.25  # standard deviations of a number of hits: the names stay out unless they win by more
 TEMPERATURES = np.geomspace(0.5, 16, 21)
 LOST = 0.03  # of rightly labelled photos that were left out, those that seem unknown: one in twenty at most of new ones
+MOST_LOST = 0.05  # the same, where photos of none of the classes are known
 NAMES_WEIGHT = 0.1  # of the names' lead, in standard deviations, in the choice between classes with and without photos
 FEWEST_UNSEEN = 3  # classes of which some can play unseen
 UNSEEN_GROUPS = 8  # at most
@@ -68,7 +69,7 @@ class QGDA(ClosedForm):
         about = gaussian.mean.values()
         distance = max(float(np.linalg.norm(shots.centre - about, axis=1).mean()), LEAST_DISTANCE)
         seen = _seen(shots, left, self.text_weight)
-        unknown = _unknown(left, self.text_weight)
+        unknown = _unknown(shots, left, self.text_weight)
         decision = Decision(temperature, distance, unknown, self.text_weight * factor / spread, NAMES_WEIGHT / spread, seen)
         return rows.tensors(factor / gaussian.spread), (templates_section(self.settings.templates), DECISION.section(decision))
 
@@ -165,10 +166,25 @@ def _temperature(left: Scored, text_weight: float) -> float:
     return float(TEMPERATURES[int(np.argmin(losses))])
 
 
-def _unknown(left: Scored, text_weight: float) -> float:
-    """Familiarity below which a photo shows none of the classes."""
+def _unknown(shots: Shots, left: Scored, text_weight: float) -> float:
+    """Familiarity below which a photo shows none of the classes.
+
+    Without photos of none of them, LOST of the photos that are labelled right are below it. With such photos, where fewest of
+    both kinds are taken for the other, by shares, but at most MOST_LOST of those labelled right.
+    """
     right = left.logits(text_weight).argmax(axis=1) == left.labels
-    return float(np.quantile(left.familiarity(text_weight)[right], LOST)) if right.any() else UNKNOWN_NEVER
+    if not right.any():
+        return UNKNOWN_NEVER
+    own = left.familiarity(text_weight)[right]
+    if shots.others is None:
+        return float(np.quantile(own, LOST))
+    foreign = Scored.of(shots, replace(shots, features=shots.others[:, None])).familiarity(text_weight)
+    places = np.sort(np.concatenate([own, foreign]))
+    between = np.concatenate([places[:1], (places[1:] + places[:-1]) / 2])
+    lost = np.searchsorted(np.sort(own), between) / len(own)
+    passed = 1 - np.searchsorted(np.sort(foreign), between) / len(foreign)
+    wrong = np.where(lost <= MOST_LOST, lost + passed, np.inf)
+    return float(between[np.flatnonzero(wrong == wrong.min())[-1]])  # the highest: others yet may look more like the classes
 
 
 def _seen(shots: Shots, left: Scored, text_weight: float) -> float:
