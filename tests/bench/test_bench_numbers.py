@@ -15,9 +15,9 @@ from sklearn.linear_model import LogisticRegression
 from edge_qprompt import Backbone
 from edge_qprompt.bench import MAIN, REGRESSION, cells_of
 from edge_qprompt.bench.protocols import PROTOCOLS, SHOWN, coops_epochs
-from edge_qprompt.bench.regression import Regressed
+from edge_qprompt.bench.regression import Regressed, regression
 from edge_qprompt.errors import DataError
-from edge_qprompt.learn import AUTO, AdaptSettings
+from edge_qprompt.learn import AUTO, AdaptSettings, Shots
 from edge_qprompt.photos import features_of, load_dataset
 
 LOGISTIC = SHOWN[REGRESSION]
@@ -142,6 +142,21 @@ def test_one_photo_a_class_and_views_are_regressed_too(nano: Backbone) -> None:
     assert one.model.C == 100  # no photo can be left out
     assert one.train == 1.0
     assert not np.array_equal(one.model.coef_, views.model.coef_)
+
+
+def test_how_strongly_is_chosen_on_photos_left_out() -> None:
+    rng = np.random.default_rng(3)
+    labels = np.repeat(np.arange(4), 12)
+    values = rng.standard_normal((4, 24))[labels] + 2.5 * rng.standard_normal((48, 24))  # a weak fit is best
+    features = (values / np.linalg.norm(values, axis=1, keepdims=True)).astype(np.float32)[:, None]
+    shots = Shots(features, labels, features[:4, 0], 100.0)
+    hits = dict.fromkeys((1.0, 10.0, 100.0, 1000.0), 0)
+    for kept, left in shots.folds(3):
+        for strength in hits:
+            model = LogisticRegression(C=strength, max_iter=5000).fit(shots.centre[kept], labels[kept])
+            hits[strength] += int((model.predict(shots.centre[left]) == labels[left]).sum())
+    assert len(set(hits.values())) > 1
+    assert hits[regression(shots).C] == max(hits.values())
 
 
 def test_rows_are_lines_of_json(done: tuple[Done, Path]) -> None:

@@ -78,6 +78,14 @@ def test_what_has_no_new_accuracy_has_empty_cells() -> None:
     assert any("no method, has no pack" in note for note in report.notes("base-to-new", rows))
 
 
+def test_rows_of_before_something_was_measured_have_no_mean_of_it() -> None:
+    rows = [row("a", "coop", 0.9, 0.8), row("b", "coop", 0.7, 0.6)]
+    del rows[1]["measured"]["openworld"]
+    found = {line.data: line.values for line in report.lines("base-to-new", rows)}
+    assert [report.OPENWORLD in found[data] for data in ("a", "b", "mean")] == [True, False, False]
+    assert found["mean"]["base"][0] == pytest.approx(80)
+
+
 def test_the_order_of_methods_decides_no_column() -> None:
     rows = [row("a", LOGISTIC, 0.9), row("a", "coop", 0.9, 0.8)]
     assert report.markdown(report.lines("base-to-new", rows))[3].split("|")[5].strip() == "80.0"
