@@ -19,7 +19,6 @@ import argparse
 import json
 import statistics
 import time
-import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -27,10 +26,10 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from sklearn.linear_model import LogisticRegression
 from timing import publish
 
 from edge_qprompt import Backbone, Classifier, Pack
+from edge_qprompt.bench.regression import regression
 from edge_qprompt.classify import zero_shot
 from edge_qprompt.learn import METHODS, AdaptSettings
 from edge_qprompt.learn.candidates import choose, expected
@@ -41,7 +40,6 @@ from edge_qprompt.pack import Precision, names_section
 from edge_qprompt.photos import features_of, load_dataset
 
 SHOTS = (1, 2, 4, 8, 16)
-STRENGTHS = (1.0, 10.0, 100.0, 1000.0)  # C of the regression
 MANY = 50  # classes from which a set has one draw: a regression takes a minute
 STRANGERS = 150  # photos of each other set
 
@@ -105,17 +103,6 @@ def learned(backbone: Backbone, shots: Shots, names: tuple[str, ...], method: st
         (tensors, sections), seen = made.result(), expected(made)
     pack = Pack(backbone.manifest.short_fingerprint, made.number, Precision.FP32, tensors, (*sections, names_part))
     return Pack.decode(pack.encode()), seen, time.perf_counter() - began
-
-
-def regression(shots: Shots) -> LogisticRegression:
-    """Logistic regression with the C that is best on photos left out."""
-    hits = dict.fromkeys(STRENGTHS, 0)
-    for kept, left in shots.folds(3):
-        for strength in STRENGTHS:
-            model = LogisticRegression(C=strength, max_iter=200).fit(shots.centre[kept], shots.labels[kept])
-            hits[strength] += int((model.predict(shots.centre[left]) == shots.labels[left]).sum())
-    best = max(STRENGTHS, key=lambda each: hits[each]) if any(hits.values()) else 100.0
-    return LogisticRegression(C=best, max_iter=500).fit(shots.centre, shots.labels)
 
 
 def accuracy(backbone: Backbone, pack: Pack, data: Data) -> float:
@@ -237,7 +224,6 @@ def main() -> None:
     parser.add_argument("--json", action="store_true")
     parser.add_argument("--out", type=Path)
     options = parser.parse_args()
-    warnings.filterwarnings("ignore", module="sklearn")
     backbone = Backbone.open(options.backbone)
     folders = [each for each in sorted(options.datasets.iterdir()) if (each / "train").is_dir()]
     sets = {folder.name: Data.of(backbone, folder) for folder in folders}

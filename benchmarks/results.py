@@ -15,9 +15,9 @@ from pathlib import Path
 
 import p4q
 
-from edge_qprompt.bench import report
+from edge_qprompt.bench import pictures, report
 from edge_qprompt.bench.cell import REVISION, Row
-from edge_qprompt.bench.protocols import ABLATIONS, EPOCHS, MAIN, OWN_TEMPLATE
+from edge_qprompt.bench.protocols import ABLATIONS, EPOCHS, MAIN, OWN_TEMPLATE, SHOWN
 from edge_qprompt.classify.scores import harmonic_mean
 
 HERE = Path(__file__).parent
@@ -47,7 +47,8 @@ def rows_of(path: Path) -> list[Row]:
     if len(cells) < len(rows) or any(row["revision"] != REVISION for row in rows):
         raise SystemExit(f"{path} has rows of an older revision, or two of one cell: remove them and run its command again")
     sets = list(dict.fromkeys(row["data"] for row in rows))
-    variants = list(EPOCHS.values()) if path.stem == "epochs" else [MAIN[0], OWN_TEMPLATE, *MAIN[1:], *ABLATIONS]
+    main = [SHOWN.get(name, name) for name in MAIN]
+    variants = list(EPOCHS.values()) if path.stem == "epochs" else [main[0], OWN_TEMPLATE, *main[1:], *ABLATIONS]
     return sorted(rows, key=lambda row: (sets.index(row["data"]), variants.index(row["variant"]), row["seed"]))
 
 
@@ -63,30 +64,19 @@ def main() -> None:
         name = protocol if path.parent.name == "results" else f"{protocol}-{path.parent.name}"
         text = _put(text, name, folded(report.lines(protocol, rows)))
         if protocol == "ablation":
-            text = _put(text, f"reclusterings-{path.parent.name}", reclusterings(rows))
+            text = _put(text, f"reclusterings-{path.parent.name}", report.reclusterings(rows))
         if path.parent.name in ("results", "vit-mini") or protocol == "ablation":
-            report.plot(protocol, rows, DOCS / f"{name}.png")
+            pictures.plot(protocol, rows, DOCS / f"{name}.png")
     PAGE.write_text(text)
 
 
 def folded(found: Sequence[report.Line]) -> list[str]:
     """The table: means alone where there are some, and single data sets folded away below."""
-    means = [line for line in found if line.data == report.MEAN]
+    means = [line for line in found if line.data in report.MEANS]
     if not means:
         return report.markdown(found)
-    single = report.markdown([line for line in found if line.data != report.MEAN])
+    single = report.markdown([line for line in found if line.data not in report.MEANS])
     return [*report.markdown(means), "", "<details><summary>by data set</summary>", "", *single, "", "</details>", ""]
-
-
-def reclusterings(rows: Sequence[Row]) -> list[str]:
-    """How often each variation that clusters again did: the runs of all data sets and seeds together."""
-    table = ["| variant | runs | with any | on average | at most |", "| --- | --- | --- | --- | --- |"]
-    for variant in dict.fromkeys(row["variant"] for row in rows):
-        fired = [row["facts"].get("reclusterings", 0) for row in rows if row["variant"] == variant]
-        if any(fired) or "CAC" in variant:
-            shown = (len(fired), sum(map(bool, fired)), f"{statistics.mean(fired):.1f}", max(fired))
-            table.append(f"| {variant} | {' | '.join(map(str, shown))} |")
-    return table
 
 
 def means_of(folder: str) -> dict[str, Means]:

@@ -188,8 +188,8 @@ class ClusterSettings:
     def __post_init__(self) -> None:
         if not 1 <= self.bits <= MAX_BITS:
             raise ValueError(f"bits is {self.bits}, it can be 1 to {MAX_BITS}")
-        if self.interval < 0 or self.threshold < 0:
-            raise ValueError("interval and threshold cannot be negative")
+        if self.interval < 0 or not self.threshold >= 0:  # not a number is neither
+            raise ValueError(f"interval and threshold cannot be negative: {self.interval}, {self.threshold}")
 
 
 @dataclass(frozen=True)

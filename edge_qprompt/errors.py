@@ -127,7 +127,11 @@ class MissingExtraError(EdgeQPromptError):
         super().__init__(f"this needs {package}, which is not installed: pip install 'edge-qprompt[{all_of or extra}]'")
 
 
-PACKAGES = {"open_clip": "open_clip_torch", "multipart": "python-multipart"}  # of modules that are not called like them
+PACKAGES = {
+    "open_clip": "open_clip_torch",
+    "multipart": "python-multipart",
+    "sklearn": "scikit-learn",
+}  # of modules that are not called like them
 
 
 def extra_of(module: str | None) -> tuple[str, str] | None:

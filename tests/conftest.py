@@ -38,6 +38,7 @@ LONGEST = (
 
 SLOW = (  # those that `make quick` leaves out as well
     "test_bad_disk.py",
+    "test_bench_numbers.py",
     "test_ci.py",
     "test_decoder_pool.py",
     "test_encoder_changes.py",

@@ -5,23 +5,26 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from contextlib import suppress
-from dataclasses import asdict, dataclass, field, fields, replace
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from edge_qprompt.backbone import Backbone
-from edge_qprompt.classify import Classifier, score
+from edge_qprompt.bench.measure import Among, measure, new_by_hand
+from edge_qprompt.bench.regression import REGRESSION, Regressed
+from edge_qprompt.classify import Classifier
 from edge_qprompt.codebook import ClusterSettings
 from edge_qprompt.errors import DataError
-from edge_qprompt.learn import AUTO, METHODS, AdaptSettings, LoopSettings, MethodSettings, adapt, check_options
+from edge_qprompt.learn import AUTO, METHODS, AdaptSettings, ClosedForm, LoopSettings, MethodSettings, adapt, check_options
 from edge_qprompt.pack import RAW_BITS, Pack, Role
-from edge_qprompt.photos import Dataset, features_of, load_dataset, read
+from edge_qprompt.photos import Dataset, load_dataset, read
 
 Row = dict[str, Any]
+Measured = Callable[[Among], dict[str, float]]
 REVISION = 3  # of what settings mean where nothing is said; to be raised with a default, or with how a method learns
 BINS = tuple(np.linspace(-4.0, 4.0, 33).tolist())  # edges, in standard deviations; what lies beyond counts with the last
 
@@ -87,52 +90,58 @@ class Cell:
             EdgeQPromptError: photos, classes or settings that do not work.
         """
         backbone = Backbone.open(self.backbone, self.precision)
-        data = load_dataset(Path(self.data))
-        result = adapt(backbone, data.select(self.part), self.adapt_settings())
+        settings, data = self.adapt_settings(), load_dataset(Path(self.data))
         targets = {Path(target).name: load_dataset(Path(target)) for target in self.targets}
-        skipped = {str(path) for path, _ in result.skipped}
-        measured = self._measure(backbone, result.pack, targets, skipped)
-        curve = [
-            {"epoch": epoch, **self._measure(backbone, pack, targets, skipped), **_weights(pack)}
-            for epoch, pack in result.snapshots.items()
-        ]
-        return {
-            **json.loads(self.key),
-            "measured": measured,
-            **({"curve": curve} if curve else {}),
-            "train": result.train.pack,
-            "prompt_bytes": sum(tensor.paper_bits for tensor in result.pack.tensors) / 8,
-            "pack_bytes": result.pack.size,
-            "steps": result.run.steps,
-            "seconds": round(result.seconds["learn"], 3),
-            "engine": result.engine[0],
-            "skipped": len(skipped),
-            "facts": result.facts,
-        }
+        skipped: set[str] = set()
 
-    def _measure(self, backbone: Backbone, pack: Pack, targets: dict[str, Dataset], skipped: set[str]) -> dict[str, float]:
-        """Accuracies on test photos; of base and new classes also among all of them; what cannot be read joins `skipped`."""
+        def measured(among: Among) -> dict[str, float]:
+            return measure(among, self.part, targets, skipped)
 
-        def accuracy(data: Dataset, names: tuple[str, ...], first: int = 0) -> float:
-            """Of the test photos of `data`, among `names`; its classes are those from `first` on."""
-            assert data.test is not None  # checked by content_of
-            classifier = Classifier(backbone, pack, names)
-            features = features_of(classifier.backbone, data.test)
-            skipped.update(str(path) for path, _ in features.skipped)
-            photos = replace(data.test, labels=tuple(label + first for label in data.test.labels))
-            return score(classifier, photos, features).accuracy
+        learn = _regressed if settings.method == REGRESSION else _adapted
+        row = json.loads(self.key) | learn(backbone, data.select(self.part), settings, measured, skipped)
+        if self.part != "all":
+            row["new by hand"] = new_by_hand(backbone, data, skipped)
+        return {**row, "skipped": len(skipped)}
 
-        if self.part == "all":
-            return {name: accuracy(data, data.names) for name, data in targets.items()}
-        (data,) = targets.values()
-        base, new = data.select("base"), data.select("new")
-        both = (*base.names, *new.names)
-        return {
-            "base": accuracy(base, base.names),
-            "new": accuracy(new, new.names),
-            "joint base": accuracy(base, both),
-            "joint new": accuracy(new, both, len(base.names)),
-        }
+
+def _adapted(backbone: Backbone, data: Dataset, settings: AdaptSettings, measured: Measured, skipped: set[str]) -> Row:
+    """What a method made, and what was measured of its pack."""
+    if settings.method in METHODS and not issubclass(METHODS[settings.method], ClosedForm):
+        from edge_qprompt.learn import Problem  # noqa: F401  loads torch, which only a process's first cell would pay for
+
+    result = adapt(backbone, data, settings)
+    skipped.update(str(path) for path, _ in result.skipped)
+
+    def of(pack: Pack) -> dict[str, float]:
+        return measured(lambda names: Classifier(backbone, pack, names))
+
+    curve = [{"epoch": epoch, **of(pack), **_weights(pack)} for epoch, pack in result.snapshots.items()]
+    return {
+        "measured": of(result.pack),
+        **({"curve": curve} if curve else {}),
+        "train": result.train.pack,
+        "prompt_bytes": sum(tensor.paper_bits for tensor in result.pack.tensors) / 8,
+        "pack_bytes": result.pack.size,
+        "steps": result.run.steps,
+        "seconds": round(result.seconds["learn"], 3),
+        "engine": result.engine[0],
+        "facts": result.facts | ({"chosen": result.method} if settings.method == AUTO else {}),
+    }
+
+
+def _regressed(backbone: Backbone, data: Dataset, settings: AdaptSettings, measured: Measured, skipped: set[str]) -> Row:
+    """The same of logistic regression, which has no pack."""
+    model = Regressed.fit(backbone, data, settings, skipped)
+    return {
+        "measured": measured(model.among),
+        "train": model.train,
+        "prompt_bytes": model.nbytes,
+        "pack_bytes": None,
+        "steps": 0,
+        "seconds": round(model.seconds, 3),
+        "engine": "",
+        "facts": {"C": model.model.C},
+    }
 
 
 def _weights(pack: Pack) -> dict[str, Any]:

@@ -1,4 +1,7 @@
-"""Rows to a table in Markdown and CSV, and to a picture. Accuracies in per cent: the mean over seeds, and how far they spread."""
+"""Rows to a table in Markdown and CSV, and what has to be said under it.
+
+Accuracies are in per cent: the mean over seeds, and how far they spread.
+"""
 
 from __future__ import annotations
 
@@ -6,14 +9,19 @@ import csv
 import io
 import statistics
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from pathlib import Path
+from dataclasses import dataclass, replace
 
-from edge_qprompt.bench import curves
 from edge_qprompt.bench.cell import Row
+from edge_qprompt.bench.openworld import ONE_SIDED, above_chance
+from edge_qprompt.bench.protocols import CAC, SHOWN
+from edge_qprompt.bench.regression import REGRESSION
 from edge_qprompt.classify import harmonic_mean
+from edge_qprompt.learn import AdaptSettings
 
 MEAN = "mean"
+ABOVE, NOT_ABOVE = "mean, new names above chance", "mean, new names near chance"
+MEANS = (MEAN, ABOVE, NOT_ABOVE)
+OPENWORLD = "OpenworldAUC"
 Columns = Callable[[Row], dict[str, float]]
 
 
@@ -22,15 +30,19 @@ class Line:
     """A line of the table.
 
     Attributes:
-        data: set that was learned on, or MEAN.
+        data: set that was learned on, or one of MEANS.
         variant: e.g. the method.
+        shots: photos a class; 0 where they are the columns.
         prompt_bytes: of what is learned, as the paper counts it.
+        seconds: from features to a pack, the median over seeds; of means over all of theirs.
         by_seed: per cent by column and seed.
     """
 
     data: str
     variant: str
+    shots: int
     prompt_bytes: float
+    seconds: float
     by_seed: dict[str, dict[int, float]]
 
     @property
@@ -40,16 +52,17 @@ class Line:
 
 
 def base_new(row: Row) -> dict[str, float]:
-    """base, new and their harmonic mean, each half among its own classes; then all of it among all classes."""
+    """base, new and their harmonic mean, each half among its own classes; then all of it among all classes; then OpenworldAUC.
+
+    What knows no new names has base alone, and rows of before it was measured have no OpenworldAUC.
+    """
     m = row["measured"]
-    return {
-        "base": m["base"],
-        "new": m["new"],
-        "H": harmonic_mean(m["base"], m["new"]),
-        "joint base": m["joint base"],
-        "joint new": m["joint new"],
-        "joint H": harmonic_mean(m["joint base"], m["joint new"]),
-    }
+    found = {"base": m["base"]}
+    if "new" in m:
+        found |= {"new": m["new"], "H": harmonic_mean(m["base"], m["new"])}
+        joint = {f"joint {part}": m[f"joint {part}"] for part in ("base", "new")}
+        found |= joint | {"joint H": harmonic_mean(*joint.values())}
+    return found | ({OPENWORLD: m["openworld"]} if "openworld" in m else {})
 
 
 def by_shots(row: Row) -> dict[str, float]:
@@ -84,24 +97,53 @@ COLUMNS: dict[str, Columns] = {
 
 
 def lines(protocol: str, rows: Sequence[Row]) -> list[Line]:
-    """One for each data set and variant, in the order of the rows; then the means over data sets, of variants that have all."""
-    cells: dict[tuple[str, str], dict[str, dict[int, float]]] = {}
-    sizes: dict[tuple[str, str], float] = {}
+    """Of each data set, variant and number of photos; then their means over all data sets, if there are several; then those over
+    data sets whose new names say something, and over the others, if there are both."""
+    cells: dict[tuple[str, str, int], dict[str, dict[int, float]]] = {}
+    sizes: dict[tuple[str, str, int], float] = {}
+    seconds: dict[tuple[str, str, int], list[float]] = {}
+    never = protocol == "ablation" and not any(fired_of(rows).get(CAC, []))
     for row in rows:
-        key = row["data"], row["variant"]
+        variant = f"{CAC} (never fires)" if never and row["variant"] == CAC else row["variant"]
+        key = (row["data"], variant, 0 if protocol == "few-shot" else shots_of(row))
         sizes[key] = row["prompt_bytes"]
+        seconds.setdefault(key, []).append(row["seconds"])
         for column, value in COLUMNS[protocol](row).items():
             cells.setdefault(key, {}).setdefault(column, {})[row["seed"]] = 100 * value
-    found = [Line(*key, sizes[key], columns) for key, columns in cells.items()]
-    sets = {line.data for line in found}
-    by_variant = [[line for line in found if line.variant == v] for v in dict.fromkeys(line.variant for line in found)]
-    return found + [_mean(group) for group in by_variant if len(sets) > 1 and len(group) == len(sets)]
+    found = [Line(*key, sizes[key], statistics.median(seconds[key]), columns) for key, columns in cells.items()]
+    above, near = names_that_say_something(rows)
+    groups = {MEAN: {line.data for line in found}} | ({ABOVE: above, NOT_ABOVE: near} if above and near else {})
+    return found + [mean for name, sets in groups.items() if len(groups[MEAN]) > 1 for mean in _means(name, found, sets)]
+
+
+def shots_of(row: Row) -> int:
+    """Photos a class that a row was learned from, at most."""
+    return int(row["settings"].get("shots", AdaptSettings.shots))
+
+
+def names_that_say_something(rows: Sequence[Row]) -> tuple[set[str], set[str]]:
+    """Data sets whose new names are above chance by the hand-written prompt, and the others; none where it was not measured."""
+    seen = {row["data"]: above_chance(**row["new by hand"]) for row in rows if "new by hand" in row}
+    if {row["data"] for row in rows} != seen.keys():
+        return set(), set()
+    return {data for data, above in seen.items() if above}, {data for data, above in seen.items() if not above}
+
+
+def _means(name: str, found: Sequence[Line], sets: set[str]) -> list[Line]:
+    """A line of each variant and number of photos that all of some data sets have."""
+    groups: dict[tuple[str, int], list[Line]] = {}
+    for line in found:
+        if line.data in sets:
+            groups.setdefault((line.variant, line.shots), []).append(line)
+    return [replace(_mean(group), data=name) for group in groups.values() if len(group) == len(sets)]
 
 
 def _mean(of: Sequence[Line]) -> Line:
     """Over data sets, seed by seed where all have the same ones. As the papers do: H is that of the mean accuracies."""
     values: dict[str, dict[int, float]] = {}
     for column, first in of[0].by_seed.items():
+        if any(column not in line.by_seed for line in of):
+            continue
         each = [line.by_seed[column] for line in of]
         if all(one.keys() == first.keys() for one in each):
             values[column] = {seed: statistics.mean(one[seed] for one in each) for seed in first}
@@ -112,19 +154,82 @@ def _mean(of: Sequence[Line]) -> Line:
             base, new = values[f"{prefix}base"], values[f"{prefix}new"]
             values[f"{prefix}H"] = {seed: harmonic_mean(base[seed], new[seed]) for seed in base}
     sizes = {line.prompt_bytes for line in of}
-    return Line(MEAN, of[0].variant, sizes.pop() if len(sizes) == 1 else -1.0, values)
+    size, seconds = sizes.pop() if len(sizes) == 1 else -1.0, statistics.median(line.seconds for line in of)
+    return Line(MEAN, of[0].variant, of[0].shots, size, seconds, values)
+
+
+def columns_of(found: Sequence[Line]) -> list[str]:
+    """All columns, in the order in which they come."""
+    return list(dict.fromkeys(column for line in found for column in line.by_seed))
 
 
 def markdown(found: Sequence[Line]) -> list[str]:
     """The table."""
-    columns = list(found[0].values)
-    head = ["data set", "variant", "learned", *columns]
+    columns = columns_of(found)
+    draws = len({line.shots for line in found}) > 1
+    head = ["data set", "variant", *(["photos"] if draws else []), "learned", *columns]
     table = [_row(head), _row(["---"] * len(head))]
     for line in found:
-        name = f"**{line.data}**" if line.data == MEAN else line.data
+        name = f"**{line.data}**" if line.data in MEANS else line.data
         size = f"{line.prompt_bytes:.0f} B" if line.prompt_bytes >= 0 else "by classes"
-        table.append(_row([name, line.variant, size, *(spread(*line.values[column]) for column in columns)]))
+        values = [spread(*line.values[column]) if column in line.values else "" for column in columns]
+        table.append(_row([name, line.variant, *([str(line.shots)] if draws else []), size, *values]))
     return table
+
+
+def notes(protocol: str, rows: Sequence[Row]) -> list[str]:
+    """What has to be said under the table, as Markdown; of an ablation also how often prompts were clustered again."""
+    said = []
+    if protocol in ("base-to-new", "ablation"):
+        said += [*_openworld_note(rows), *_chance_note(rows)]
+    if SHOWN[REGRESSION] in {row["variant"] for row in rows}:
+        said.append(
+            f"{SHOWN[REGRESSION]}: scikit-learn's, on the same features, C by cross-validation over the photos; it is no method, "
+            "has no pack, and knows no names without photos."
+        )
+    found = [line for paragraph in said for line in ("", paragraph)]
+    if protocol == "ablation":
+        found += ["", "How often prompts were clustered again, of all data sets and seeds:", "", *reclusterings(rows)]
+    return found
+
+
+def _openworld_note(rows: Sequence[Row]) -> list[str]:
+    if not any("openworld" in row["measured"] for row in rows):
+        return []
+    return [
+        f"{OPENWORLD}: how often, of a random base photo and a random new one, the base one leans to the base labels more than "
+        "the new one, and both are labelled right within their own half (arXiv 2505.05180)."
+    ]
+
+
+def _chance_note(rows: Sequence[Row]) -> list[str]:
+    above, near = names_that_say_something(rows)
+    if not above | near:
+        return []
+    return [
+        f"New names above chance: {', '.join(sorted(above)) or 'none'}; near chance: {', '.join(sorted(near)) or 'none'}. "
+        f'Above is where the hand-written prompt "a photo of a {{}}." labels new photos right among the C new classes more often '
+        f"than 1 / C by more than {ONE_SIDED} standard errors of guessing. Near chance, new accuracy says nothing of a method."
+    ]
+
+
+def reclusterings(rows: Sequence[Row]) -> list[str]:
+    """How often each variation that clusters again did, as a table: the runs of all data sets and seeds together."""
+    table = ["| variant | runs | with any | on average | at most |", "| --- | --- | --- | --- | --- |"]
+    for variant, fired in fired_of(rows).items():
+        if any(fired) or variant == CAC:
+            shown = (len(fired), sum(map(bool, fired)), f"{statistics.mean(fired):.1f}", max(fired))
+            table.append(f"| {variant} | {' | '.join(map(str, shown))} |")
+    return table
+
+
+def fired_of(rows: Sequence[Row]) -> dict[str, list[int]]:
+    """How often the prompt was clustered again in each run, by variant; a run's `looks` say when."""
+    found: dict[str, list[int]] = {}
+    for row in rows:
+        looks = row["facts"].get("looks", [])
+        found.setdefault(row["variant"], []).append(sum(bool(again) for _, _, again in looks))
+    return found
 
 
 def _row(cells: Sequence[str]) -> str:
@@ -138,50 +243,15 @@ def spread(mean: float, least: float, greatest: float, sign: str = "") -> str:
 
 
 def as_csv(found: Sequence[Line]) -> str:
-    """The same numbers, unrounded."""
-    columns = list(found[0].values)
+    """The same numbers, unrounded; empty where there are none."""
+    columns = columns_of(found)
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     parts = ("mean", "least", "greatest")
-    writer.writerow(["data", "variant", "prompt_bytes", *(f"{column} {part}" for column in columns for part in parts)])
+    writer.writerow(
+        ["data", "variant", "shots", "prompt_bytes", "seconds", *(f"{column} {part}" for column in columns for part in parts)]
+    )
     for line in found:
-        writer.writerow([line.data, line.variant, line.prompt_bytes, *(v for column in columns for v in line.values[column])])
+        values = [value for column in columns for value in line.values.get(column, ("",) * len(parts))]
+        writer.writerow([line.data, line.variant, line.shots or "", line.prompt_bytes, line.seconds, *values])
     return text.getvalue()
-
-
-def plot(protocol: str, rows: Sequence[Row], path: Path) -> None:
-    """A picture of the means: curves over epochs or shots, else base against new, else points by target."""
-    if protocol == "epochs":
-        return curves.plot(rows, path)
-    import matplotlib
-
-    matplotlib.use("Agg")
-    with matplotlib.rc_context({"text.parse_math": False}):  # names of folders may hold dollars
-        _plot_means(protocol, lines(protocol, rows), path)
-
-
-def _plot_means(protocol: str, found: Sequence[Line], path: Path) -> None:
-    from matplotlib import pyplot
-
-    shown = [line for line in found if line.data == MEAN] or found
-    figure, axes = pyplot.subplots(figsize=(9.5, 5), layout="constrained")
-    if protocol in ("base-to-new", "ablation"):
-        for i, line in enumerate(shown):
-            axes.scatter(line.values["base"][0], line.values["new"][0], marker="o^sDvP*X"[i % 8], label=line.variant)
-        axes.set(xlabel="base classes, %", ylabel="new classes, %")
-    else:
-        columns = list(shown[0].values)
-        for line in shown:
-            axes.plot(
-                columns,
-                [line.values[column][0] for column in columns],
-                "o-" if protocol == "few-shot" else "o",
-                label=line.variant,
-            )
-        axes.set(ylabel="accuracy, %")
-        axes.tick_params(axis="x", rotation=20)
-    axes.set_title(f"{protocol}, {shown[0].data}")
-    axes.grid(alpha=0.3)
-    figure.legend(loc="outside right upper", fontsize="small")
-    figure.savefig(path, dpi=120)
-    pyplot.close(figure)

@@ -30,6 +30,7 @@ from edge_qprompt.learn.settings import (
     MethodSettings,
     Schedule,
 )
+from edge_qprompt.learn.shots import Shots
 from edge_qprompt.learn.state import State, state_path
 from edge_qprompt.learn.threads import one_core
 
@@ -73,6 +74,7 @@ __all__ = [
     "Problem",
     "Relearned",
     "Schedule",
+    "Shots",
     "State",
     "Takes",
     "adapt",

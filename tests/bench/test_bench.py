@@ -17,11 +17,12 @@ from servers import LiveServer, token
 
 from device_agent.commands.bench import PROTOCOLS as COMMAND_PROTOCOLS
 from edge_qprompt import Backbone
-from edge_qprompt.bench import report
+from edge_qprompt.bench import REGRESSION, pictures, report
 from edge_qprompt.bench.cell import Cell, Lines, content_of
 from edge_qprompt.bench.protocols import ABLATIONS, MAIN, PROTOCOLS
 from edge_qprompt.classify.scores import harmonic_mean
 from edge_qprompt.errors import DataError, PromptError
+from edge_qprompt.learn import AUTO
 from edge_qprompt.learn.methods.registry import METHODS
 from edge_qprompt.learn.settings import MethodSettings
 from edge_qprompt.photos.dataset import load_dataset
@@ -119,7 +120,8 @@ def test_finished_cells_are_not_run_again(edge_qprompt_command: Command, tmp_pat
         (("epochs", "--data", DEMO, "--methods", "coop"), "leave --methods out"),
         (("epochs", "--data", DEMO, "--epochs", "9"), "--epochs 10 or more"),
         (("base-to-new", "--data", DEMO, "--methods", "coop,maple"), "no vision"),
-        (("few-shot", "--data", DEMO, "--shots", "4"), "leave --shots out"),
+        (("epochs", "--data", DEMO, "--shots", "4,8"), "give one to --shots"),
+        (("few-shot", "--data", DEMO, "--shots", "4,0"), "a photo at least"),
         (("base-to-new", "--data", DEMO / "train", "--methods", "coop"), "needs test photos"),
     ],
 )
@@ -167,7 +169,7 @@ def test_photos_that_cannot_be_read_are_counted(edge_qprompt_command: Command, t
 def test_every_variation_is_one_that_settings_know() -> None:
     for protocol, data in (("base-to-new", "a"), ("few-shot", "a"), ("ablation", "a"), ("epochs", "a")):
         for cell in PROTOCOLS[protocol]([data], MAIN, (1,), {}):
-            assert cell.adapt_settings().method in METHODS
+            assert cell.adapt_settings().method in (AUTO, REGRESSION, *METHODS)
     clustered = {
         name: cell.adapt_settings() for name, cell in zip(ABLATIONS, PROTOCOLS["ablation"](["a"], (), (3,), {}), strict=True)
     }
@@ -290,7 +292,16 @@ def test_a_cell_is_the_same_wherever_its_folders_are(tmp_path: Path) -> None:
 
 def row(data: str, variant: str, seed: int, base: float, new: float, size: float = 10.0) -> dict[str, object]:
     measured = {"base": base, "new": new, "joint base": base / 2, "joint new": new / 2}
-    return {"data": data, "variant": variant, "seed": seed, "measured": measured, "prompt_bytes": size}
+    return {
+        "data": data,
+        "variant": variant,
+        "seed": seed,
+        "settings": {},
+        "measured": measured,
+        "prompt_bytes": size,
+        "seconds": 1.0,
+        "facts": {},
+    }
 
 
 def test_tables_have_means_and_spreads() -> None:
@@ -324,7 +335,7 @@ def test_a_method_that_some_data_sets_lack_has_no_mean() -> None:
 
 
 def test_the_mean_of_transfer_leaves_the_source_out() -> None:
-    rows = [{"data": "a", "variant": "coop", "seed": 1, "measured": {"a": 0.9, "b": 0.2, "c": 0.4}, "prompt_bytes": 1.0}]
+    rows = [row("a", "coop", 1, 0.0, 0.0) | {"measured": {"a": 0.9, "b": 0.2, "c": 0.4}}]
     assert report.lines("cross-dataset", rows)[0].values["mean of the others"][0] == pytest.approx(30)
 
 
@@ -372,5 +383,5 @@ def test_curves_are_those_of_the_run(tmp_path: Path) -> None:
     assert sum(count > 0 for count in last["histogram"]) == 2  # 1 bit
     (line,) = report.lines("epochs", [row])
     assert line.values["base at 20"][0] == pytest.approx(100 * row["measured"]["base"])
-    report.plot("epochs", [row], tmp_path / "epochs.png")
+    pictures.plot("epochs", [row], tmp_path / "epochs.png")
     assert (tmp_path / "epochs.png").read_bytes().startswith(b"\x89PNG")

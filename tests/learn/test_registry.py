@@ -143,7 +143,7 @@ def test_options_are_read_as_what_they_are(method: str, given: dict[str, object]
 @pytest.mark.parametrize(
     ("method", "given", "said"),
     [
-        ("qcoop", {"lora_rank": 4}, "the method qcoop has no option lora_rank: it has none"),
+        ("coop", {"lora_rank": 4}, "the method coop has no option lora_rank: it has none"),
         ("clip-lora", {"lora_rnk": 4}, "clip-lora has no option lora_rnk: it has lora_rank, lora_dropout"),
         ("clip-lora", {"lora_rank": "four"}, "clip-lora's lora_rank is 'four', wanted int like 2"),
         ("clip-lora", {"lora_rank": 2.5}, "wanted int like 2"),
