@@ -12,6 +12,7 @@ import hypothesis
 import pytest
 import torch
 from common import CACHE, SHARED, Command, Learned, MakePhotos, make_photos, run_command
+from threadpoolctl import threadpool_limits
 
 from edge_qprompt import Backbone
 
@@ -91,9 +92,11 @@ def private_folders(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
 
 
 @pytest.fixture(scope="session", autouse=True)
-def one_thread() -> None:
-    """Two spinning torch threads on a busy machine are slower than one: docs/adr/0005-threads.md."""
+def one_thread() -> Iterator[None]:
+    """Spinning threads on a busy machine are slower than one, those of torch and those of BLAS: docs/adr/0005-threads.md."""
     torch.set_num_threads(1)
+    with threadpool_limits(1, "blas"):
+        yield
 
 
 @pytest.fixture(scope="session")

@@ -61,7 +61,7 @@ def test_a_stop_waits_for_no_hostile_photo(tmp_path: Path, nano: Backbone) -> No
         began = time.monotonic()
         server.process.send_signal(signal.SIGTERM)
         assert server.process.wait(timeout=30) == 0
-        assert time.monotonic() - began < 10
+        assert time.monotonic() - began < 25  # 10 where nobody else computes
         for each in asked:
             each.result()
     assert not [pid for pid in processes if alive(pid)]
