@@ -17,7 +17,7 @@ os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 from edge_qprompt.backbone import Backbone
 from edge_qprompt.classify import Classifier, Evaluation, Prediction, Tasks, evaluate
 from edge_qprompt.errors import EdgeQPromptError
-from edge_qprompt.learn import Adaptation, AdaptSettings, adapt
+from edge_qprompt.learn import Adaptation, AdaptSettings, Diagnosis, adapt, diagnose
 from edge_qprompt.pack import Pack
 from edge_qprompt.photos import encode_photos
 
@@ -27,12 +27,14 @@ __all__ = [
     "Adaptation",
     "Backbone",
     "Classifier",
+    "Diagnosis",
     "EdgeQPromptError",
     "Evaluation",
     "Pack",
     "Prediction",
     "Tasks",
     "adapt",
+    "diagnose",
     "encode_photos",
     "evaluate",
 ]

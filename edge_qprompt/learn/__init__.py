@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from edge_qprompt.errors import MissingExtraError
 from edge_qprompt.learn.adapt import Adaptation, Checked, adapt
 from edge_qprompt.learn.candidates import AUTO, CLASS_BUDGET, LEAST_BUDGET, PROMPT, Candidate, Expected, check_options
+from edge_qprompt.learn.doctor import Diagnosis, Gain, Growth, Mislabelled, Overlap, Point, Poor, Rare, Seen, Twins, diagnose
 from edge_qprompt.learn.method import ClosedForm, Method, Option, Takes
 from edge_qprompt.learn.methods.registry import METHODS
 from edge_qprompt.learn.settings import (
@@ -60,17 +61,28 @@ __all__ = [
     "Checked",
     "ClosedForm",
     "CoOp",
+    "Diagnosis",
     "EngineSettings",
     "Expected",
+    "Gain",
+    "Growth",
     "LoopSettings",
-    "MethodSettings",
     "Method",
+    "MethodSettings",
+    "Mislabelled",
     "Option",
+    "Overlap",
+    "Point",
+    "Poor",
     "Problem",
+    "Rare",
     "Schedule",
+    "Seen",
     "Takes",
+    "Twins",
     "adapt",
     "check_options",
+    "diagnose",
     "has_bfloat16",
     "one_core",
 ]
