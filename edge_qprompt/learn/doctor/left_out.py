@@ -83,6 +83,4 @@ class Discriminant:
 
 def _means(features: Floats, labels: Labels, counts: Counts) -> Floats:
     """(C, D)."""
-    sums = np.zeros((len(counts), features.shape[1]))
-    np.add.at(sums, labels, features)
-    return np.asarray(sums / np.maximum(counts, 1)[:, None])
+    return np.asarray(np.eye(len(counts))[labels].T @ features / np.maximum(counts, 1)[:, None])

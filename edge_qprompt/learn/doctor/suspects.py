@@ -36,6 +36,7 @@ NAMES = (0.0, 0.1, 0.2, 0.35, 0.5, 0.75, 1.0)  # weights of the class names' sco
 RIGHT_BEFORE, WRONG_BEFORE = 60, 2
 USUAL_TEMPERATURE, TEMPERATURE_WEIGHT = 4.0, 4.0
 NAMES_COST = 0.5
+SCORES = 200_000  # of as many, e, the temperature and the weight are estimated: three numbers need no more
 
 
 @dataclass(frozen=True, eq=False)
@@ -60,34 +61,38 @@ class Suspects:
         single = np.bincount(shots.labels)[shots.labels] == 1
         names = _in_deviations(shots.centre @ shots.by_hand.T)
         scores = _in_deviations(Discriminant.fit(shots).left_out(shots))
-        found = _Belief.most_likely(scores, names, shots.labels)
-        kept = (found.wrong < WRONG) | single
+        belief = _Belief.most_likely(scores, names, shots.labels)
+        wrong = belief.wrong(scores, names, shots.labels)
+        kept = (wrong < WRONG) | single
         if not kept.all() and (np.bincount(shots.labels[kept], minlength=shots.classes) > 1).all():
             others = shots.of(np.flatnonzero(kept))
             learned = Discriminant.fit(others)
             again = learned.scores(shots.centre)
             again[kept] = learned.left_out(others)
             scores = _in_deviations(again)
-            found = _Belief.most_likely(scores, names, shots.labels)
-        said = scores + found.names * names
+            belief = _Belief.most_likely(scores, names, shots.labels)
+            wrong = belief.wrong(scores, names, shots.labels)
+        said = belief.said(scores, names)
         answers = said.argmax(axis=1)
         said[np.arange(len(said)), shots.labels] = -np.inf
-        return cls(np.where(single, 0.0, found.wrong), said.argmax(axis=1), answers, found.share)
+        return cls(np.where(single, 0.0, wrong), said.argmax(axis=1), answers, belief.share)
 
 
 @dataclass(frozen=True, eq=False)
 class _Belief:
-    """Weight of the names, share of wrong labels, and each label's probability of being wrong (N,)."""
+    """Weight of the names, temperature, and share of wrong labels."""
 
     names: float
+    temperature: float
     share: float
-    wrong: Floats
 
     @classmethod
     def most_likely(cls, scores: Floats, names: Floats, labels: Labels) -> _Belief:
         """Under which the labels (N,) are most likely, with what is believed beforehand."""
         before = WRONG_BEFORE * np.log(SHARES) + RIGHT_BEFORE * np.log1p(-SHARES)  # (E,)
-        others, best, found = scores.shape[1] - 1, -np.inf, cls(0.0, 0.0, np.zeros(len(labels)))
+        some = slice(None, None, max(1, scores.size // SCORES))
+        scores, names, labels = scores[some], names[some], labels[some]
+        others, best, found = scores.shape[1] - 1, -np.inf, cls(0.0, USUAL_TEMPERATURE, 0.0)
         for weight in NAMES:
             said = scores + weight * names
             for temperature in TEMPERATURES:
@@ -97,9 +102,18 @@ class _Belief:
                 likely -= TEMPERATURE_WEIGHT * np.log(temperature / USUAL_TEMPERATURE) ** 2 / 2 + NAMES_COST * (weight > 0)
                 at = int(likely.argmax())
                 if likely[at] > best:
-                    best, posterior = likely[at], wrong[:, at] / (right + wrong + np.finfo(float).tiny)[:, at]
-                    found = cls(weight, float(SHARES[at]), posterior)
+                    best, found = likely[at], cls(weight, float(temperature), float(SHARES[at]))
         return found
+
+    def said(self, scores: Floats, names: Floats) -> Floats:
+        """(N, C), of both together."""
+        return scores + self.names * names
+
+    def wrong(self, scores: Floats, names: Floats, labels: Labels) -> Floats:
+        """(N,): the probability that a label is wrong."""
+        own = _own_probability(self.temperature * self.said(scores, names), labels)
+        right, wrong = (1 - self.share) * own, self.share / (scores.shape[1] - 1) * (1 - own)
+        return np.asarray(wrong / (right + wrong + np.finfo(float).tiny))
 
 
 def _own_probability(logits: Floats, labels: Labels) -> Floats:

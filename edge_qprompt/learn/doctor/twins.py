@@ -44,12 +44,12 @@ def near(features: Array, seen: Sequence[Glance | None]) -> list[list[int]]:
     unseen = np.array([each is None for each in seen])
     root = np.arange(len(features))
     for start in range(0, len(features), BLOCK):
-        rows = slice(start, start + BLOCK)
-        alike = features[rows] @ features.T  # (B, N)
-        same = np.maximum(pictures[rows] @ pictures.T, pictures[rows] @ mirrored.T)
-        twins = (alike >= ALIKE) & (same >= SAME_PICTURE) & usable[rows, None] & usable
-        twins |= (alike >= ALIKE_ALONE) & (unseen[rows, None] | unseen)
-        twins &= np.arange(len(features)) < np.arange(start, start + len(alike))[:, None]
+        rows, earlier = slice(start, start + BLOCK), slice(start + BLOCK)
+        alike = features[rows] @ features[earlier].T  # (B, photos up to the end of this block)
+        same = np.maximum(pictures[rows] @ pictures[earlier].T, pictures[rows] @ mirrored[earlier].T)
+        twins = (alike >= ALIKE) & (same >= SAME_PICTURE) & usable[rows, None] & usable[earlier]
+        twins |= (alike >= ALIKE_ALONE) & (unseen[rows, None] | unseen[earlier])
+        twins &= np.arange(alike.shape[1]) < np.arange(start, start + len(alike))[:, None]
         for i in np.flatnonzero(twins.any(axis=1)):
             root[start + i] = root[int(np.where(twins[i], alike[i], -2).argmax())]
     groups: dict[int, list[int]] = {}
