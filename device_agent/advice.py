@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from edge_qprompt.photos import Source
 
 POINTS = 100  # of an accuracy from 0 to 1
+MOST_NAMED = 3  # classes of which more would help most
 MOST_SURE = 99  # percent: a probability that was estimated is never all
 SAME = {
     "two classes": ("in two classes", "keep each in the class that it shows"),
@@ -61,10 +62,15 @@ def growth_lines(growth: Growth) -> list[str]:
     if growth.doubled is not None:
         last = growth.curve[-1]
         lines.append(f"with twice as many about {_percent(growth.doubled)} (+- {2 * POINTS * last.error:.1f})")
-    best = [gain for gain in growth.gains if gain.stands_out]
+    best = [gain for gain in growth.gains if gain.stands_out][:MOST_NAMED]
+    named = ", ".join(f"{gain.name} (+{POINTS * gain.ten_more:.1f} points over all)" for gain in best)
+    first = growth.gains[0]
     if best:
-        named = ", ".join(f"{gain.name} (+{POINTS * gain.ten_more:.1f} points over all)" for gain in best[:3])
         lines.append(f"ten more of {named} would help most")
+    elif first.ten_more > 0:
+        lines.append(
+            f"no class stands out; ten more of {first.name} come first, within chance (+{POINTS * first.ten_more:.1f} points)"
+        )
     else:
         lines.append("no class stands out: ten more of each would help about alike")
     return lines

@@ -19,6 +19,7 @@ from edge_qprompt.learn.doctor.diagnosis import Diagnosis, Mislabelled, Overlap,
 from edge_qprompt.learn.doctor.growth import Growth
 from edge_qprompt.learn.doctor.suspects import NAMED, WRONG, Suspects
 from edge_qprompt.learn.doctor.twins import exact, near
+from edge_qprompt.learn.shots import FEW as FEW_PHOTOS
 from edge_qprompt.learn.shots import Labels, Shots
 from edge_qprompt.learn.threads import one_blas_thread
 from edge_qprompt.photos import AnyData, Dataset, Glance, Source, dataset_of, features_of, glances
@@ -30,7 +31,7 @@ SMALLER = 0.5  # of the usual side: where all photos are as small, the classes a
 BLANK = 3.0  # grey levels, of 256, by which a blank photo varies at most
 PLAIN = 2.0  # times that: a class whose photos vary by less, in the median, is plain by its nature, as the sea is
 OVERLAP = 0.1  # of the photos of two classes
-FEW = 0.5  # of the usual number of photos
+FEWER = 0.5  # of the usual number of photos
 HARMS = ("two classes", "train and test", "twice")
 
 
@@ -168,7 +169,8 @@ class _Judged:
         if self.suspects is None:
             return ()
         wrong, likely = self.suspects.wrong, self.suspects.likely
-        order = [int(i) for i in np.argsort(-wrong, kind="stable") if wrong[i] >= NAMED]
+        limit = WRONG if self.shots.few else NAMED  # with few photos too many would be worth a look
+        order = [int(i) for i in np.argsort(-wrong, kind="stable") if wrong[i] >= limit]
         return tuple(Mislabelled(photos.seen[i], self.names[likely[i]], float(wrong[i])) for i in order)
 
     def overlaps(self) -> tuple[Overlap, ...]:
@@ -230,7 +232,7 @@ def _poor(photos: _Photos) -> Iterator[Poor]:
 
 def _rare(counts: Counter[str], names: tuple[str, ...]) -> tuple[Rare, ...]:
     usual = float(np.median([counts[name] for name in names]))
-    found = [Rare(name, counts[name], usual) for name in names if counts[name] < FEW * usual]
+    found = [Rare(name, counts[name], usual) for name in names if counts[name] < FEWER * usual]
     return tuple(sorted(found, key=lambda each: each.photos))
 
 
@@ -240,6 +242,8 @@ def _unknown(photos: _Photos, names: tuple[str, ...], growth: Growth | None) -> 
         yield f"no photo of {_some(none)} can be read: nothing is known of them"
     if counts.max() == 1:
         yield "each class has one photo: wrong labels, overlaps and what more photos would bring need two at least"
+    elif len(photos.labels) < FEW_PHOTOS * len(names):
+        yield f"with fewer than {FEW_PHOTOS} photos a class, most wrong labels cannot be told"
     elif one := [name for name, count in zip(names, counts, strict=True) if count == 1]:
         yield f"one photo of {_some(one)}: whether it is mislabelled cannot be known"
     if growth is None and counts.max() > 1:

@@ -1,15 +1,19 @@
 """What more photos would bring: accuracy over photos a class, and what each class's own photos have brought so far.
 
-Photos are left out in turn, the others learned from: all of them, half of each class, a quarter, ... For each class by itself,
-half of its photos are taken away and all photos left out are labelled again. The discriminant's covariance belongs to all
-classes, so that only the class's mean moves. What is still to come is foreseen from the last doubling: with accuracy a - b / n
-of n photos, the next doubling brings half of what the last one brought.
+The curve: of each class a half, a quarter, ... of the photos is learned from, and the others are labelled; of all, each photo is
+labelled by what the others teach. For a class by itself half of its photos are taken away, drawn again and again, and all
+photos are labelled once more by those that are left. Only classes of whose photos many are labelled wrong are tried, since no
+other has much to gain.
+
+What is still to come is foreseen from the last doubling: with an accuracy of a - b / n by n photos, the next doubling brings
+half of what the last one has brought.
 
 numpy only. Symbols: N photos, C classes.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from statistics import NormalDist
 
@@ -21,9 +25,10 @@ from edge_qprompt.learn.shots import Places, Shots
 
 Floats = NDArray[np.float64]
 
-FOLDS = 8
-DRAWS = 5  # at most
-PHOTOS = 20_000  # learned from in all, about: more photos have fewer draws
+DRAWS = 10  # at most
+PHOTOS = 20_000  # learned from in all draws, about: more photos have fewer draws
+TRIED = 12  # classes
+JUDGED = 2000  # photos, at most, that are labelled without each half of a class
 MORE = 10  # photos of a class that are thought of
 CHANCE = 0.05  # that a class is named which is like the others
 
@@ -71,7 +76,7 @@ class Growth:
     Attributes:
         curve: from fewest photos to most.
         doubled: accuracy foreseen with twice the photos; None where the curve has one point.
-        gains: of the classes, those first of which ten more photos are foreseen to bring most.
+        gains: of the classes that were tried, those first of which ten more photos are foreseen to bring most.
     """
 
     curve: tuple[Point, ...]
@@ -87,83 +92,74 @@ class Growth:
             names: (C,) of the classes.
             seed: of the draws.
         """
-        rng, lost = np.random.default_rng(seed), np.zeros((len(shots.labels), shots.classes))
+        rng = np.random.default_rng(seed)
         draws = int(np.clip(PHOTOS // len(shots.labels), 1, DRAWS))
-        counts = np.bincount(shots.labels)
-        halvings = int(np.ceil(np.log2(counts.max()))) + 1
-        hits, sizes, tried = np.zeros((halvings, len(shots.labels))), np.zeros(halvings), 0
-        for _ in range(draws):
-            order = rng.permutation(len(shots.labels))
-            mixed = shots.of(order)
-            for kept, left in mixed.folds(FOLDS):
-                fold = _Fold.of(mixed.of(kept), mixed.of(left), halvings)
-                hits[:, order[left]] += fold.hits / draws
-                lost[order[left]] += fold.lost / draws
-                sizes, tried = sizes + fold.sizes, tried + 1
-        judged = np.flatnonzero(counts[shots.labels] > 1)
-        points = [_point(size / tried, right[judged]) for size, right in zip(sizes, hits, strict=True)]
-        curve = tuple(sorted({each.photos: each for each in points}.values(), key=lambda each: each.photos))
+        many = np.bincount(shots.labels)[shots.labels] > 1
+        right = _right(Discriminant.fit(shots).left_out(shots), shots)
+        curve = (*_curve(shots, draws, rng), _point(len(shots.labels) / shots.classes, right[many]))
         doubled = None
         if len(curve) > 1:
             doubled = min(1.0, curve[-1].accuracy + max(0.0, curve[-1].accuracy - curve[-2].accuracy) / 2)
-        return cls(curve, doubled, _gains(lost[judged], counts, names))
+        return cls(curve, doubled, _gains(shots, right, many, names, draws, rng))
 
 
-@dataclass(frozen=True, eq=False)
-class _Fold:
-    """M photos that were left out: which are labelled right (halvings, M), of so many photos a class (halvings,) learned from;
-    and what of that is lost, 1 to -1, when one class alone is halved (M, C)."""
-
-    hits: Floats
-    sizes: Floats
-    lost: Floats
-
-    @classmethod
-    def of(cls, kept: Shots, left: Shots, halvings: int) -> _Fold:
-        parts = [kept.of(_first(kept, 2**-i)) for i in range(halvings)]
-        fits = [Discriminant.fit(part) for part in parts]
-        hits = [fit.scores(left.centre).argmax(axis=1) == left.labels for fit in fits]
-        half = fits[min(1, halvings - 1)]
-        means = half.means + half.centre - fits[0].centre
-        scores = fits[0].scores(left.centre)
-        lost = hits[0][:, None].astype(float) - _halved(scores, fits[0].scores_with(left.centre, means, half.counts), left)
-        return cls(np.array(hits, float), np.array([len(part.labels) / part.classes for part in parts]), lost)
+def _curve(shots: Shots, draws: int, rng: np.random.Generator) -> Iterator[Point]:
+    """Of half of each class and less, from fewest photos to most."""
+    most = int(np.bincount(shots.labels).max())
+    for halvings in range(int(np.ceil(np.log2(most))), 0, -1):
+        hits, times, size = np.zeros(len(shots.labels)), np.zeros(len(shots.labels)), 0
+        for _ in range(draws):
+            part = np.concatenate([_drawn(shots, label, 2**-halvings, rng) for label in range(shots.classes)])
+            rest = np.setdiff1d(np.arange(len(shots.labels)), part)
+            hits[rest] += _right(Discriminant.fit(shots.of(part)).scores(shots.centre[rest]), shots.of(rest))
+            times[rest] += 1
+            size = len(part)
+        yield _point(size / shots.classes, hits[times > 0] / times[times > 0])
 
 
-def _first(shots: Shots, share: float) -> Places:
-    """The first photos of each class, one at least."""
-    mine = [np.flatnonzero(shots.labels == label) for label in range(shots.classes)]
-    return np.concatenate([each[: int(np.ceil(share * len(each)))] for each in mine])
+def _gains(
+    shots: Shots, right: Floats, many: NDArray[np.bool_], names: tuple[str, ...], draws: int, rng: np.random.Generator
+) -> tuple[Gain, ...]:
+    """Of the classes with most photos that are labelled wrong; `right` (N,) is of all photos, `many` (N,) can be left out."""
+    judged = np.sort(rng.permutation(np.flatnonzero(many))[:JUDGED])
+    counts = np.bincount(shots.labels)
+    wrong = np.bincount(shots.labels, weights=~(right > 0) & many, minlength=shots.classes)
+    tried = [int(c) for c in np.argsort(-wrong, kind="stable") if counts[c] > 1][:TRIED]
+    lost = np.zeros((len(judged), len(tried)))
+    for _ in range(draws):
+        for column, label in enumerate(tried):
+            lost[:, column] += (right[judged] - _without_half(shots, judged, label, rng)) / draws
+    more = lost * (MORE / (counts[tried] + MORE))
+    lead = more - (more.sum(axis=1, keepdims=True) - more) / max(len(tried) - 1, 1)
+    ahead = lead.mean(axis=0) > NormalDist().inv_cdf(1 - CHANCE / len(tried)) * _errors(lead)
+    rows = zip(tried, lost.mean(axis=0), _errors(lost), more.mean(axis=0), ahead, strict=True)
+    found = [Gain(names[c], int(counts[c]), float(one), float(error), float(ten), bool(out)) for c, one, error, ten, out in rows]
+    return tuple(sorted(found, key=lambda each: -each.ten_more))
 
 
-def _halved(scores: Floats, halved: Floats, left: Shots) -> NDArray[np.bool_]:
-    """(M, C): whether a photo is labelled right when the column of one class is that of `halved`, the others of `scores`."""
-    rows, labels = np.arange(len(scores)), left.labels
-    own = scores[rows, labels]
-    rest = scores.copy()
-    rest[rows, labels] = -np.inf
-    second = rest.argmax(axis=1)
-    best = rest[rows, second]
-    rest[rows, second] = -np.inf
-    others = np.repeat(best[:, None], scores.shape[1], axis=1)  # (M, C): the best that is neither the label's nor the column's
-    others[rows, second] = rest.max(axis=1)
-    right = own[:, None] > np.maximum(others, halved)
-    right[rows, labels] = halved[rows, labels] > best
-    return np.asarray(right)
+def _without_half(shots: Shots, judged: Places, label: int, rng: np.random.Generator) -> Floats:
+    """Which of the judged photos (J,) are labelled right when half of a class is not learned from, nor is the photo itself."""
+    kept = np.concatenate([np.flatnonzero(shots.labels != label), _drawn(shots, label, 0.5, rng)])
+    learned, photos = Discriminant.fit(shots.of(kept)), shots.of(judged)
+    inside = np.isin(judged, kept)[:, None]
+    return _right(np.where(inside, learned.left_out(photos), learned.scores(photos.centre)), photos)
+
+
+def _drawn(shots: Shots, label: int, share: float, rng: np.random.Generator) -> Places:
+    """A share of a class's photos, one at least."""
+    mine = rng.permutation(np.flatnonzero(shots.labels == label))
+    return np.asarray(mine[: int(np.ceil(share * len(mine)))])
+
+
+def _right(scores: Floats, shots: Shots) -> Floats:
+    """(N,): 1 where the photo's own label scores (N, C) most, else 0."""
+    return np.asarray(scores.argmax(axis=1) == shots.labels, np.float64)
+
+
+def _errors(values: Floats) -> Floats:
+    """(C,) standard errors of the means of values (N, C)."""
+    return np.asarray(values.std(axis=0) / np.sqrt(len(values)))
 
 
 def _point(photos: float, right: Floats) -> Point:
     return Point(round(float(photos), 2), float(right.mean()), float(right.std() / np.sqrt(len(right))))
-
-
-def _gains(lost: Floats, counts: Places, names: tuple[str, ...]) -> tuple[Gain, ...]:
-    """From what each photo loses by each class's halving, (M, C)."""
-    more = lost * (MORE / (counts + MORE))
-    lead = more - (more.sum(axis=1, keepdims=True) - more) / max(len(counts) - 1, 1)
-    errors = lead.std(axis=0) / np.sqrt(len(lead))
-    ahead = lead.mean(axis=0) > NormalDist().inv_cdf(1 - CHANCE / len(counts)) * errors
-    found = [
-        Gain(name, int(count), float(one.mean()), float(one.std() / np.sqrt(len(one))), float(ten.mean()), bool(out))
-        for name, count, one, ten, out in zip(names, counts, lost.T, more.T, ahead, strict=True)
-    ]
-    return tuple(sorted(found, key=lambda each: -each.ten_more))

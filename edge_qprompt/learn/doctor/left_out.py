@@ -21,7 +21,7 @@ Counts = NDArray[np.intp]
 
 @dataclass(frozen=True)
 class Discriminant:
-    """A discriminant of photos, with what is needed to change one class, or to leave a photo out.
+    """A discriminant of photos, with what is needed to leave one of them out.
 
     Attributes:
         centre: (D,) what is taken from features first.
@@ -56,16 +56,12 @@ class Discriminant:
 
     def scores(self, features: NDArray[np.floating]) -> Floats:
         """(B, D) -> (B, C)."""
-        return self.scores_with(features, self.means, self.counts)
-
-    def scores_with(self, features: NDArray[np.floating], means: Floats, counts: Counts) -> Floats:
-        """The same, as if the classes had other means (C, D), less the centre, of so many photos (C,)."""
-        weights = self.precision @ means.T  # (D, C)
-        offsets = (self.excess / counts - (means.T * weights).sum(axis=0)) / 2
+        weights = self.precision @ self.means.T  # (D, C)
+        offsets = (self.excess / self.counts - (self.means.T * weights).sum(axis=0)) / 2
         return np.asarray((features - self.centre) @ weights + offsets)
 
     def left_out(self, shots: Shots) -> Floats:
-        """Scores (N, C) of the photos that it is of, each left out; of a class's only photo, which cannot be, as it is."""
+        """Scores (N, C) of photos that it is of, or some of them, each left out; but a class's only photo, which cannot be."""
         features, labels = shots.centre.astype(np.float64) - self.centre, shots.labels
         rows, own, rest = np.arange(len(labels)), self.counts[labels], np.maximum(self.counts[labels] - 1, 1)
         off = features - self.means[labels]

@@ -58,19 +58,20 @@ class Suspects:
     @classmethod
     def among(cls, shots: Shots) -> Suspects:
         """Of photos of two classes or more, of which one has two photos or more."""
-        single = np.bincount(shots.labels)[shots.labels] == 1
+        counts = np.bincount(shots.labels)
+        single = counts[shots.labels] == 1
         names = _in_deviations(shots.centre @ shots.by_hand.T)
         scores = _in_deviations(Discriminant.fit(shots).left_out(shots))
-        belief = _Belief.most_likely(scores, names, shots.labels)
+        belief = _Belief.most_likely(scores[~single], names[~single], shots.labels[~single])
         wrong = belief.wrong(scores, names, shots.labels)
         kept = (wrong < WRONG) | single
-        if not kept.all() and (np.bincount(shots.labels[kept], minlength=shots.classes) > 1).all():
+        if not kept.all() and (np.bincount(shots.labels[kept], minlength=shots.classes) >= np.minimum(counts, 2)).all():
             others = shots.of(np.flatnonzero(kept))
             learned = Discriminant.fit(others)
             again = learned.scores(shots.centre)
             again[kept] = learned.left_out(others)
             scores = _in_deviations(again)
-            belief = _Belief.most_likely(scores, names, shots.labels)
+            belief = _Belief.most_likely(scores[~single], names[~single], shots.labels[~single])
             wrong = belief.wrong(scores, names, shots.labels)
         said = belief.said(scores, names)
         answers = said.argmax(axis=1)

@@ -1,8 +1,8 @@
 """Photos that are there twice: the same file, or nearly the same picture.
 
-Two photos are near twins when their features are alike, which a copy in other colours or of half the size hardly changes, and
-their small pictures as well, one of them mirrored perhaps. Each alone is not enough: of tiles of the sea all features are alike,
-and of shoes on a black ground all small pictures. `benchmarks/swapped_labels.py --copies` measures both.
+Two photos are near twins when their features are alike, and their small pictures as well, one of them mirrored perhaps. Other
+colours and sizes change the features more, a border that was cut off the picture. One alone is not enough: of tiles of the sea
+all features are alike, and of shoes on a black ground all small pictures. `benchmarks/swapped_labels.py --copies` measures both.
 
 numpy only. Symbols: N photos, D dimensions of a feature, T pixels a side of a small picture.
 """
@@ -18,8 +18,8 @@ from edge_qprompt.photos import Glance
 
 Array = NDArray[np.float32]
 
-ALIKE = 0.75  # cosine of the features
-SAME_PICTURE = 0.98  # correlation of the small pictures
+ALIKE, SAME_PICTURE = 0.6, 0.98  # cosine of the features, and correlation of the small pictures: the picture is the same
+SAME_FEATURE, LIKE_PICTURE = 0.95, 0.9  # or nearly what it shows
 ALIKE_ALONE = 0.98  # cosine where there are no pictures
 FLAT = 4.0  # grey levels: a small picture that varies by less says nothing
 BLOCK = 1024  # photos that are compared with all others at once
@@ -47,7 +47,8 @@ def near(features: Array, seen: Sequence[Glance | None]) -> list[list[int]]:
         rows, earlier = slice(start, start + BLOCK), slice(start + BLOCK)
         alike = features[rows] @ features[earlier].T  # (B, photos up to the end of this block)
         same = np.maximum(pictures[rows] @ pictures[earlier].T, pictures[rows] @ mirrored[earlier].T)
-        twins = (alike >= ALIKE) & (same >= SAME_PICTURE) & usable[rows, None] & usable[earlier]
+        twins = ((alike >= ALIKE) & (same >= SAME_PICTURE)) | ((alike >= SAME_FEATURE) & (same >= LIKE_PICTURE))
+        twins &= usable[rows, None] & usable[earlier]
         twins |= (alike >= ALIKE_ALONE) & (unseen[rows, None] | unseen[earlier])
         twins &= np.arange(alike.shape[1]) < np.arange(start, start + len(alike))[:, None]
         for i in np.flatnonzero(twins.any(axis=1)):
