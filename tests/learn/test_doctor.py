@@ -118,6 +118,17 @@ def test_the_curve_rises_and_says_what_a_doubling_brings(demo: Shots) -> None:
     assert accuracies[-1] == pytest.approx(left.mean())
 
 
+@pytest.mark.parametrize(
+    ("counts", "photos"),
+    [([17, 16, 15, 16], [1, 2, 4, 7.75, 16]), ([2, 2, 2], [1, 2]), ([1, 1, 2], [4 / 3]), ([3, 40, 4], [1, 7.67, 15.67])],
+)
+def test_the_curve_of_unequal_classes(counts: list[int], photos: list[float]) -> None:
+    growth = Growth.of(drawn(counts, apart=3.0), tuple("abcd"[: len(counts)]))
+    assert [point.photos for point in growth.curve] == pytest.approx(photos, abs=0.01)
+    assert (growth.doubled is None) == (len(photos) == 1)
+    assert [gain.name for gain in growth.gains if gain.photos == 1] == []
+
+
 def test_a_class_with_few_photos_comes_first_and_like_ones_do_not_stand_out() -> None:
     first, out = [], 0
     for seed in range(4):

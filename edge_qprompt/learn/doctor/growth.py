@@ -1,6 +1,6 @@
 """What more photos would bring: accuracy over photos a class, and what each class's own photos have brought so far.
 
-The curve: of each class a half, a quarter, ... of the photos is learned from, and the others are labelled; of all, each photo is
+The curve: of each class a half, a quarter, ... of the photos are learned from, and the others are labelled; of all, each photo is
 labelled by what the others teach. For a class by itself half of its photos are taken away, drawn again and again, and all
 photos are labelled once more by those that are left. Only classes of whose photos many are labelled wrong are tried, since no
 other has much to gain.
@@ -104,12 +104,14 @@ class Growth:
 
 
 def _curve(shots: Shots, draws: int, rng: np.random.Generator) -> Iterator[Point]:
-    """Of half of each class and less, from fewest photos to most."""
-    most = int(np.bincount(shots.labels).max())
-    for halvings in range(int(np.ceil(np.log2(most))), 0, -1):
+    """Of half of each class and less, from fewest photos to most; of a quarter and less, as many of each class."""
+    counts = np.bincount(shots.labels)
+    usual = float(np.median(counts))
+    for halvings in range(int(np.log2(usual)), 0, -1):
+        sizes = counts // 2 if halvings == 1 else np.minimum(counts, int(usual * 2**-halvings))
         hits, times, size = np.zeros(len(shots.labels)), np.zeros(len(shots.labels)), 0
         for _ in range(draws):
-            part = np.concatenate([_drawn(shots, label, 2**-halvings, rng) for label in range(shots.classes)])
+            part = np.concatenate([_drawn(shots, label, int(count), rng) for label, count in enumerate(sizes)])
             rest = np.setdiff1d(np.arange(len(shots.labels)), part)
             hits[rest] += _right(Discriminant.fit(shots.of(part)).scores(shots.centre[rest]), shots.of(rest))
             times[rest] += 1
@@ -139,16 +141,18 @@ def _gains(
 
 def _without_half(shots: Shots, judged: Places, label: int, rng: np.random.Generator) -> Floats:
     """Which of the judged photos (J,) are labelled right when half of a class is not learned from, nor is the photo itself."""
-    kept = np.concatenate([np.flatnonzero(shots.labels != label), _drawn(shots, label, 0.5, rng)])
+    kept = np.concatenate(
+        [np.flatnonzero(shots.labels != label), _drawn(shots, label, int((shots.labels == label).sum()) // 2, rng)]
+    )
     learned, photos = Discriminant.fit(shots.of(kept)), shots.of(judged)
     inside = np.isin(judged, kept)[:, None]
     return _right(np.where(inside, learned.left_out(photos), learned.scores(photos.centre)), photos)
 
 
-def _drawn(shots: Shots, label: int, share: float, rng: np.random.Generator) -> Places:
-    """A share of a class's photos, one at least."""
+def _drawn(shots: Shots, label: int, count: int, rng: np.random.Generator) -> Places:
+    """So many photos of a class, one at least."""
     mine = rng.permutation(np.flatnonzero(shots.labels == label))
-    return np.asarray(mine[: int(np.ceil(share * len(mine)))])
+    return np.asarray(mine[: max(1, count)])
 
 
 def _right(scores: Floats, shots: Shots) -> Floats:
