@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from device_agent import terminal
-from device_agent.advice import findings, from_root, growth_lines
+from device_agent.advice import findings, growth_lines, printable
 
 if TYPE_CHECKING:
     from edge_qprompt.learn import Diagnosis, Growth, Seen
@@ -146,5 +146,5 @@ def _lines(found: Diagnosis, told: dict[str, Any], root: str, everything: bool) 
             lines.append(f"{'':<18} adapt learns from {SHOTS} of a class: --shots 1000 takes them all")
     lines += [f"{'not known':<18} {line}" for line in found.unknown]
     if "report" in told:
-        lines.append(f"{'report':<18} {from_root(Path(told['report']), '.')}")
-    return lines
+        lines.append(f"{'report':<18} {told['report']}")
+    return [printable(line) for line in lines]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import re
 import shutil
 from pathlib import Path
@@ -87,6 +88,16 @@ def test_a_csv_and_many_of_a_kind(edge_qprompt_command: Command, tmp_path: Path)
     assert "there twice        14 photos: " in short
     assert "    and 9 more (--all)" in short
     assert edge_qprompt_command("doctor", tmp_path / "photos.csv", "--all").out.count(" = ") == 14
+
+
+def test_a_name_of_any_bytes_stays_on_its_line(edge_qprompt_command: Command, photos: MakePhotos) -> None:
+    root = photos("bag", "coat")
+    shutil.copy(root / "bag" / "1.png", os.fsencode(root) + b"/coat/\xff odd\n\x1b[31m.png")
+    done = edge_qprompt_command("doctor", root, "--report", root.parent / "page")
+    assert done.code == 0, done.err
+    assert "    bag/1.png = coat/\\udcff odd\\n\\x1b[31m.png\n" in done.out
+    assert "odd" in (root.parent / "page" / "report.html").read_text()
+    assert edge_qprompt_command("doctor", root, "--json").json["twins"][0]["photos"][1]["path"].endswith("odd\n\x1b[31m.png")
 
 
 def test_wrong_use_is_one_line(edge_qprompt_command: Command, sick: Path, tmp_path: Path) -> None:

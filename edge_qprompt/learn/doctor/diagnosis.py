@@ -64,7 +64,7 @@ class Twins:
 
     @property
     def harm(self) -> str:
-        """ "two classes", "train and test" or "twice", the worst that is so."""
+        """The worst that is so: "two classes", "train and test" or "twice"."""
         return "two classes" if len(self.labels) > 1 else "train and test" if len(self.splits) > 1 else "twice"
 
 
