@@ -11,6 +11,7 @@ if TYPE_CHECKING:
 
 POINTS = 100  # of an accuracy from 0 to 1
 MOST_NAMED = 3  # classes of which more would help most
+ALIKE = 0.1  # points, between what ten more photos of two classes bring
 MOST_SURE = 99  # percent: a probability that was estimated is never all
 SAME = {
     "two classes": ("in two classes", "keep each in the class that it shows"),
@@ -64,15 +65,15 @@ def growth_lines(growth: Growth) -> list[str]:
         lines.append(f"with twice as many about {_percent(growth.doubled)} (+- {2 * POINTS * last.error:.1f})")
     best = [gain for gain in growth.gains if gain.stands_out][:MOST_NAMED]
     named = ", ".join(f"{gain.name} (+{POINTS * gain.ten_more:.1f} points over all)" for gain in best)
-    first = growth.gains[0]
+    most, least = (POINTS * gain.ten_more for gain in (growth.gains[0], growth.gains[-1]))
     if best:
         lines.append(f"ten more of {named} would help most")
-    elif first.ten_more > 0:
-        lines.append(
-            f"no class stands out; ten more of {first.name} come first, within chance (+{POINTS * first.ten_more:.1f} points)"
-        )
+    elif most - least < ALIKE:
+        lines.append(f"no class stands out: ten more of any would bring about {most:+.1f} points over all")
     else:
-        lines.append("no class stands out: ten more of each would help about alike")
+        lines.append(
+            f"no class stands out; first, within chance, are ten more of {growth.gains[0].name} ({most:+.1f} points over all)"
+        )
     return lines
 
 

@@ -57,7 +57,7 @@ class Gain:
         photos: that it has.
         gain: accuracy over all classes that half of its photos have brought.
         error: standard error of that.
-        ten_more: accuracy that ten more photos of it are foreseen to bring.
+        ten_more: accuracy that ten more photos of it are foreseen to bring, less what is luck in being first.
         stands_out: whether that is more than of the other classes, beyond chance.
     """
 
@@ -134,9 +134,9 @@ def _gains(
     more = lost * (MORE / (counts[tried] + MORE))
     lead = more - (more.sum(axis=1, keepdims=True) - more) / max(len(tried) - 1, 1)
     ahead = lead.mean(axis=0) > NormalDist().inv_cdf(1 - CHANCE / len(tried)) * _errors(lead)
-    rows = zip(tried, lost.mean(axis=0), _errors(lost), more.mean(axis=0), ahead, strict=True)
+    rows = zip(tried, lost.mean(axis=0), _errors(lost), _shrunk(more.mean(axis=0), _errors(more)), ahead, strict=True)
     found = [Gain(names[c], int(counts[c]), float(one), float(error), float(ten), bool(out)) for c, one, error, ten, out in rows]
-    return tuple(sorted(found, key=lambda each: -each.ten_more))
+    return tuple(found[i] for i in np.argsort(-more.mean(axis=0), kind="stable"))
 
 
 def _without_half(shots: Shots, judged: Places, label: int, rng: np.random.Generator) -> Floats:
@@ -158,6 +158,16 @@ def _drawn(shots: Shots, label: int, count: int, rng: np.random.Generator) -> Pl
 def _right(scores: Floats, shots: Shots) -> Floats:
     """(N,): 1 where the photo's own label scores (N, C) most, else 0."""
     return np.asarray(scores.argmax(axis=1) == shots.labels, np.float64)
+
+
+def _shrunk(values: Floats, errors: Floats) -> Floats:
+    """Values (C,) drawn towards their mean, as far as they differ by chance: the first of many is first by luck too.
+
+    Source: Morris, "Parametric empirical Bayes inference" (JASA 1983).
+    """
+    spread = float(values.var())
+    kept = max(0.0, 1 - float((errors**2).mean()) / spread) if spread else 0.0
+    return np.asarray(values.mean() + kept * (values - values.mean()))
 
 
 def _errors(values: Floats) -> Floats:
