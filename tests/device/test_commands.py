@@ -21,6 +21,7 @@ VERBS = (
     "backbones",
     "classify",
     "demo",
+    "doctor",
     "evaluate",
     "export",
     "forget",
