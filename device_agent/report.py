@@ -43,7 +43,7 @@ def page(result: Adaptation, facts: Sequence[tuple[str, str]]) -> str:
         parts.append(section("Re-clustering", f"<p class=note>{LOOKS}</p>" + _looks(looks, result.facts["threshold"])))
     if pack.tensors:
         parts.append(section("Weights and codebook", f"<p class=note>{WEIGHTS}</p>" + _histograms(pack, result.weights)))
-    where = f"{len(result.checked.labels)} {'held-out' if result.held_out else 'training'} photos"
+    where = f"{len(result.checked.labels)} {'held-out photos' if result.held_out else 'photos learned from'}"
     parts.append(section(f"Confusion, {where}", _confusion(result.checked, result.names)))
     parts.append(section("The most wrong photos", _wrong(result.checked, result.names)))
     parts.append(section("Where the bytes go", table(_sizes(pack))))
