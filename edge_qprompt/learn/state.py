@@ -264,12 +264,14 @@ def with_class(names: tuple[str, ...], name: str) -> tuple[str, ...]:
     return names if name in names else in_order((*names, name), names)
 
 
-def label_of(text: str) -> str:
-    """A label as a folder of that name would be called.
+def label_of(text: str, known: Sequence[str] = ()) -> str:
+    """A label as a folder of that name would be called; one of the known names as it is ("t-shirt").
 
     Raises:
         StateError: nothing is left of it.
     """
+    if text in known:
+        return text
     if not (name := readable(text)):
         raise StateError(f"the label {text!r} has no letter: give the class a name")
     return name
