@@ -38,6 +38,10 @@ def state_of(path: Path, pack: Pack) -> State | None:
 
 def known_to(path: Path, pack: Pack) -> frozenset[bytes]:
     """Digests of the photos that a pack was learned from, as far as that is known; a state that can't be used is a warning."""
+    from edge_qprompt.pack import ZERO_SHOT
+
+    if pack.method == ZERO_SHOT:  # which learns nothing
+        return frozenset()
     try:
         state = state_of(path, pack)
     except StateError as error:

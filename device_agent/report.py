@@ -5,16 +5,13 @@ Drawn by matplotlib as SVG, photos as small JPEGs.
 
 from __future__ import annotations
 
-import base64
-import io
-import warnings
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from html import escape
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from edge_qprompt.photos import decode_photo, read
+from device_agent.html_page import document, draw, section, table, thumbnail
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -24,22 +21,11 @@ if TYPE_CHECKING:
     from edge_qprompt.pack import Pack
 
 WRONG = 12  # photos shown
-THUMBNAIL = 144  # pixels
 LINED_BITS = 4  # a codebook of more values would hide the weights
 NAMED_CLASSES = 40  # whose names fit beside a confusion matrix
 LOOKS = """How far the histogram of indexes has moved since the centres were fitted, in units of (K - 1) / N.
 Above the dashed line, T_KL, and with a quantization error that has grown, they are fitted again."""
 WEIGHTS = "Weights as they were learned; lines where the codebook has its values, to which they are rounded."
-STYLE = """
-body { font: 16px/1.5 system-ui, sans-serif; max-width: 60rem; margin: 2rem auto; padding: 0 1rem; }
-body { color: #1c2321; background: #fff; }
-h1, h2 { line-height: 1.2; } h2 { margin-top: 2.5rem; }
-table { border-collapse: collapse; } td, th { text-align: left; padding: .2rem 1.5rem .2rem 0; font-weight: normal; }
-th { color: #55605c; } svg { max-width: 100%; height: auto; }
-.photos { display: grid; grid-template-columns: repeat(auto-fill, minmax(9rem, 1fr)); gap: 1rem; padding: 0; list-style: none; }
-.photos img { width: 9rem; height: 9rem; object-fit: cover; border-radius: 4px; display: block; }
-.note { color: #55605c; }
-"""
 
 
 def page(result: Adaptation, facts: Sequence[tuple[str, str]]) -> str:
@@ -50,46 +36,18 @@ def page(result: Adaptation, facts: Sequence[tuple[str, str]]) -> str:
         facts: what the table at the top says, name and value.
     """
     pack = result.pack
-    parts = [_table(facts)]
+    parts = [table(facts)]
     if result.run.losses:
-        parts.append(_section("Learning", _losses(result.run.losses)))
+        parts.append(section("Learning", _losses(result.run.losses)))
     if looks := result.facts.get("looks"):
-        parts.append(_section("Re-clustering", f"<p class=note>{LOOKS}</p>" + _looks(looks, result.facts["threshold"])))
+        parts.append(section("Re-clustering", f"<p class=note>{LOOKS}</p>" + _looks(looks, result.facts["threshold"])))
     if pack.tensors:
-        parts.append(_section("Weights and codebook", f"<p class=note>{WEIGHTS}</p>" + _histograms(pack, result.weights)))
-    where = f"{len(result.checked.labels)} {'held-out' if result.held_out else 'training'} photos"
-    parts.append(_section(f"Confusion, {where}", _confusion(result.checked, result.names)))
-    parts.append(_section("The most wrong photos", _wrong(result.checked, result.names)))
-    parts.append(_section("Where the bytes go", _table(_sizes(pack))))
-    title = "edge-qprompt: what was learned"
-    return (
-        f'<!doctype html><html lang="en"><meta charset="utf-8"><meta name="viewport" content="width=device-width">'
-        f"<title>{title}</title><style>{STYLE}</style><h1>{title}</h1>{''.join(parts)}</html>\n"
-    )
-
-
-def _section(title: str, body: str) -> str:
-    return f"<h2>{escape(title)}</h2>{body}"
-
-
-def _table(rows: Iterable[tuple[str, str]]) -> str:
-    cells = "".join(f"<tr><th scope=row>{escape(name)}</th><td>{escape(value)}</td></tr>" for name, value in rows)
-    return f"<table>{cells}</table>"
-
-
-def _draw(label: str, width: float, height: float, plot: Any) -> str:
-    """An SVG of what `plot` puts on axes."""
-    from matplotlib import rc_context
-    from matplotlib.figure import Figure
-
-    file = io.StringIO()
-    # text stays text: a browser has letters that matplotlib's font lacks, and about which it would warn
-    with rc_context({"svg.fonttype": "none", "text.parse_math": False}), warnings.catch_warnings(action="ignore"):
-        figure = Figure(figsize=(width, height), layout="constrained")
-        plot(figure.subplots())
-        figure.savefig(file, format="svg", metadata={"Date": None})
-    svg = file.getvalue()
-    return f'<figure role="img" aria-label="{escape(label, quote=True)}">{svg[svg.index("<svg") :]}</figure>'
+        parts.append(section("Weights and codebook", f"<p class=note>{WEIGHTS}</p>" + _histograms(pack, result.weights)))
+    where = f"{len(result.checked.labels)} {'held-out photos' if result.held_out else 'photos learned from'}"
+    parts.append(section(f"Confusion, {where}", _confusion(result.checked, result.names)))
+    parts.append(section("The most wrong photos", _wrong(result.checked, result.names)))
+    parts.append(section("Where the bytes go", table(_sizes(pack))))
+    return document("edge-qprompt: what was learned", parts)
 
 
 def _losses(losses: Sequence[float]) -> str:
@@ -98,7 +56,7 @@ def _losses(losses: Sequence[float]) -> str:
         axes.set(xlabel="epoch", ylabel="loss")
         axes.grid(alpha=0.3)
 
-    return _draw(f"loss over {len(losses)} epochs, from {losses[0]:.3f} to {losses[-1]:.3f}", 8, 3.2, plot)
+    return draw(f"loss over {len(losses)} epochs, from {losses[0]:.3f} to {losses[-1]:.3f}", 8, 3.2, plot)
 
 
 def _looks(looks: Sequence[tuple[int, float, bool]], threshold: float) -> str:
@@ -115,7 +73,7 @@ def _looks(looks: Sequence[tuple[int, float, bool]], threshold: float) -> str:
         axes.yaxis.set_major_formatter("{x:g}")  # powers would be in TeX, which is off for the sake of names
         axes.legend()
 
-    return _draw(f"{len(looks)} looks at a threshold of {threshold:g}, clustered again {sum(fired)} times", 8, 3.2, plot)
+    return draw(f"{len(looks)} looks at a threshold of {threshold:g}, clustered again {sum(fired)} times", 8, 3.2, plot)
 
 
 def _histograms(pack: Pack, weights: Mapping[str, NDArray[np.float32]]) -> str:
@@ -135,7 +93,7 @@ def _histograms(pack: Pack, weights: Mapping[str, NDArray[np.float32]]) -> str:
                 axes.axvline(centre, color="#c2410c", linewidth=1)
             axes.set(xlabel="value", ylabel="weights")
 
-        drawn.append(f"<p>{escape(text)}</p>" + _draw(text, 8, 2.6, plot))
+        drawn.append(f"<p>{escape(text)}</p>" + draw(text, 8, 2.6, plot))
     return "".join(drawn)
 
 
@@ -157,7 +115,7 @@ def _confusion(checked: Checked, names: Sequence[str]) -> str:
     listed = "".join(
         f"<li>{escape(names[a])} taken for {escape(names[b])}: {off[a, b]} of {matrix[a].sum()}</li>" for a, b in worst
     )
-    return _draw("share of each class's photos by the label answered", size, size, plot) + f"<ul>{listed}</ul>"
+    return draw("share of each class's photos by the label answered", size, size, plot) + f"<ul>{listed}</ul>"
 
 
 def _wrong(checked: Checked, names: Sequence[str]) -> str:
@@ -171,16 +129,8 @@ def _wrong(checked: Checked, names: Sequence[str]) -> str:
     for i in shown:
         sure = f"{100 * checked.probabilities[i, answered[i]]:.0f} %"
         text = f"{names[checked.labels[i]]}, taken for {names[answered[i]]} ({sure})"
-        items.append(f'<li><img alt="" src="{_thumbnail(checked, i)}">{escape(text)}</li>')
+        items.append(f"<li>{thumbnail(checked.paths[i])}{escape(text)}</li>")
     return f"<ul class=photos>{''.join(items)}</ul>"
-
-
-def _thumbnail(checked: Checked, i: int) -> str:
-    image = decode_photo(read(checked.paths[i]), str(checked.paths[i]))
-    image.thumbnail((2 * THUMBNAIL, 2 * THUMBNAIL))
-    file = io.BytesIO()
-    image.save(file, "JPEG", quality=80)
-    return "data:image/jpeg;base64," + base64.b64encode(file.getvalue()).decode()
 
 
 def _sizes(pack: Pack) -> list[tuple[str, str]]:

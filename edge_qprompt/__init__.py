@@ -17,7 +17,7 @@ os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 from edge_qprompt.backbone import Backbone
 from edge_qprompt.classify import Answer, Classifier, Evaluation, Prediction, Tasks, evaluate
 from edge_qprompt.errors import EdgeQPromptError
-from edge_qprompt.learn import Adaptation, AdaptSettings, State, adapt, forget, rename, teach, undo
+from edge_qprompt.learn import Adaptation, AdaptSettings, Diagnosis, State, adapt, diagnose, forget, rename, teach, undo
 from edge_qprompt.pack import Pack
 from edge_qprompt.photos import encode_photos
 
@@ -28,6 +28,7 @@ __all__ = [
     "Answer",
     "Backbone",
     "Classifier",
+    "Diagnosis",
     "EdgeQPromptError",
     "Evaluation",
     "Pack",
@@ -35,6 +36,7 @@ __all__ = [
     "State",
     "Tasks",
     "adapt",
+    "diagnose",
     "encode_photos",
     "evaluate",
     "forget",

@@ -6,25 +6,21 @@ What a publisher sends is bounded before it is learned from, since a thread cann
 from __future__ import annotations
 
 import asyncio
-import json
 from collections.abc import AsyncIterator, Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from typing import Any, TypeVar
-
-from pydantic import TypeAdapter
 
 from edge_qprompt.backbone import Backbone
 from edge_qprompt.errors import StateError
-from edge_qprompt.learn import AUTO, METHODS, AdaptSettings, Relearned, State, teach_encoded
+from edge_qprompt.learn import Relearned, State, teach_encoded
 from edge_qprompt.pack import Pack
 from server.settings import Limits
 from server.turns import Turns
 
 UNDO = 16  # changes that are kept to be undone: each tells of labels that were
 ELSEWHERE = "learn it where its photos are, and push it"
-SETTINGS = TypeAdapter(AdaptSettings)
 T = TypeVar("T")
 
 Make = Callable[[Backbone, State], Relearned]
@@ -150,7 +146,6 @@ class Teacher:
                 f"the pack was learned from {state.views} views of each photo, one is taken here: teach it elsewhere"
             )
         self._check_size(state)
-        _check_settings(state)
         return state
 
     def _check_size(self, state: State) -> None:
@@ -162,16 +157,3 @@ class Teacher:
                 f"{photos} photos of {len(state.names)} classes with {prompts} templates take too long to learn here, "
                 f"{limits.taught_photos} photos, and {limits.taught_scores} of the three multiplied, may be: {ELSEWHERE}"
             )
-
-
-def _check_settings(state: State) -> None:
-    """Refuse settings that no `adapt` has written."""
-    said = state.settings
-    try:
-        SETTINGS.validate_json(json.dumps(asdict(said)), strict=True)  # dataclasses check no types
-        if said.n_ctx is None:
-            raise ValueError("it does not say n_ctx")
-    except ValueError as error:
-        raise StateError(f"the state has settings that nobody can have: {ELSEWHERE} with its state") from error
-    if said.method != AUTO and said.method not in METHODS:
-        raise StateError(f"the pack was learned by {said.method}, which this server does not have: {ELSEWHERE}")

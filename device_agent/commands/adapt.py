@@ -276,9 +276,12 @@ def _write_page(result: Adaptation, told: dict[str, Any], folder: Path) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     names = ("pack", "method", "backbone", "precision", "images_used", "steps", "engine_note", "seed")
     facts = [(name.replace("_", " "), str(told[name])) for name in names if told[name] != ""]
-    for name in ("train", "held_out"):
-        if told[f"{name}_accuracy"] is not None:
-            facts.append((f"accuracy, {name.replace('_', ' ')}", terminal.percent(told[f"{name}_accuracy"])))
+    if told["held_out_accuracy"] is not None:
+        facts.append((f"accuracy, {told['held_out_source']} photos", terminal.percent(told["held_out_accuracy"])))
+    if told["expected_accuracy"] is not None:
+        seen = f"{terminal.percent(told['expected_accuracy'])}, +- {100 * told['expected_margin']:.1f}"
+        facts.append(("accuracy to expect on new photos", seen))
+    facts.append(("accuracy on the photos learned from", terminal.percent(told["train_accuracy"])))
     facts.append(("hand-written prompt", terminal.percent(told["zero_shot_accuracy"])))
     write_whole(folder / "report.html", page(result, facts).encode(errors="backslashreplace"))
     return folder / "report.html"

@@ -13,6 +13,7 @@ from edge_qprompt.errors import MissingExtraError
 from edge_qprompt.learn.adapt import adapt
 from edge_qprompt.learn.adaptation import Adaptation, Checked
 from edge_qprompt.learn.candidates import AUTO, CLASS_BUDGET, LEAST_BUDGET, PROMPT, Candidate, Expected, check_options
+from edge_qprompt.learn.doctor import Diagnosis, Gain, Growth, Mislabelled, Overlap, Point, Poor, Rare, Seen, Twins, diagnose
 from edge_qprompt.learn.method import ClosedForm, Method, Option, Takes
 from edge_qprompt.learn.methods.registry import METHODS
 from edge_qprompt.learn.relearn import Encoded, Relearned, check, forget, rename, teach, teach_encoded, undo
@@ -64,22 +65,33 @@ __all__ = [
     "Checked",
     "ClosedForm",
     "CoOp",
+    "Diagnosis",
     "Encoded",
     "EngineSettings",
     "Expected",
+    "Gain",
+    "Growth",
     "LoopSettings",
-    "MethodSettings",
     "Method",
+    "MethodSettings",
+    "Mislabelled",
     "Option",
+    "Overlap",
+    "Point",
+    "Poor",
     "Problem",
+    "Rare",
     "Relearned",
     "Schedule",
+    "Seen",
     "Shots",
     "State",
     "Takes",
+    "Twins",
     "adapt",
     "check",
     "check_options",
+    "diagnose",
     "forget",
     "has_bfloat16",
     "one_core",

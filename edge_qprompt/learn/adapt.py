@@ -27,7 +27,8 @@ from edge_qprompt.learn.labelled import Labelled, once_each, unseen
 from edge_qprompt.learn.method import ClosedForm, Takes
 from edge_qprompt.learn.methods.registry import METHODS
 from edge_qprompt.learn.settings import AdaptSettings, default_ctx
-from edge_qprompt.learn.state import OTHER, State
+from edge_qprompt.learn.state import State
+from edge_qprompt.learn.state_check import OTHER
 from edge_qprompt.learn.with_prompts import with_prompts
 from edge_qprompt.pack import Pack, Precision
 from edge_qprompt.photos import AnyData, AnyPhoto, Dataset, Photos, Views, dataset_of, features_of, source_of

@@ -30,7 +30,7 @@ TRIED: tuple[tuple[str, Mapping[str, Option]], ...] = (
 )
 PREFERRED = "qgda"  # which another has to beat by more than chance
 PROMPT = "qcoop"
-FEWER = 0.2  # see Expected.of
+FEWER = 0.25  # see Expected.of
 LEVEL = 0.25  # standard deviations of an accuracy that are chance, at most half of them
 
 
@@ -52,8 +52,8 @@ class Expected:
     def of(cls, hits: int, n: int, each: float) -> Expected:
         """From a number of hits among n photos of so many a class.
 
-        The margin is Agresti and Coull's (1998), and what it costs that each photo is labelled by fewer than all: a fifth over
-        the photos a class (docs/adr/0019-discriminant.md).
+        The margin is Agresti and Coull's (1998), and what it costs that each photo is labelled by fewer than all: a quarter
+        over the photos a class (docs/adr/0019-discriminant.md).
         """
         near = (hits + 2) / (n + 4)
         return cls(hits / n, 2 * math.sqrt(near * (1 - near) / (n + 4)) + FEWER / each, n)

@@ -20,7 +20,8 @@ from edge_qprompt.learn.at_once import assembled, at_once, provenance
 from edge_qprompt.learn.candidates import AUTO, Candidate, Expected, only_by_hand
 from edge_qprompt.learn.method import ClosedForm
 from edge_qprompt.learn.methods.registry import METHODS
-from edge_qprompt.learn.state import OTHER, Change, State, in_order, label_of, rows_from, with_class
+from edge_qprompt.learn.state import Change, State, in_order, label_of, rows_from, with_class
+from edge_qprompt.learn.state_check import OTHER
 from edge_qprompt.pack import Pack, names_section
 from edge_qprompt.photos import AnyPhoto, Views, extract, forget_features, read, source_of
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace
-from typing import Any
+from typing import Any, TypeVar, get_origin, get_type_hints
 
 from edge_qprompt.codebook import ClusterSettings
-from edge_qprompt.errors import EdgeQPromptError
+from edge_qprompt.errors import PromptError
 from edge_qprompt.photos import Views
 from edge_qprompt.prompts import DEFAULT_TEMPLATE
 
@@ -16,6 +16,7 @@ REFERENCE_BATCH = 32  # of CoOp, whose learning rate is given for it
 COOP_LR = 0.002
 FULL_BATCH_LR = 0.008
 WARMUP_LR = 1e-5
+T = TypeVar("T")
 ALL = 0  # photos a step
 PROMPT_SCALARS = 2048  # of the papers' prompts: 4 tokens of 512
 LEAST_CTX, MOST_CTX = 4, 8  # learned tokens, unless somebody says otherwise
@@ -136,7 +137,7 @@ class EngineSettings:
 
     def __post_init__(self) -> None:
         if self.name not in ENGINES:
-            raise EdgeQPromptError(f"unknown engine {self.name!r}, there are {', '.join(ENGINES)}")
+            raise PromptError(f"unknown engine {self.name!r}, there are {', '.join(ENGINES)}")
 
 
 @dataclass(frozen=True)
@@ -203,10 +204,21 @@ def restored(facts: Mapping[str, Any]) -> AdaptSettings:
         TypeError, KeyError, ValueError: it is something else.
     """
     method = dict(facts["method_settings"])
-    method |= {"clusters": ClusterSettings(**method["clusters"]), "templates": tuple(method["templates"])}
+    method |= {"clusters": _typed(ClusterSettings, method["clusters"]), "templates": tuple(method["templates"])}
     parts = {
-        "loop": LoopSettings(**facts["loop"]),
-        "method_settings": MethodSettings(**method),
-        "engine": EngineSettings(**facts["engine"]),
+        "loop": _typed(LoopSettings, facts["loop"]),
+        "method_settings": _typed(MethodSettings, method),
+        "engine": _typed(EngineSettings, facts["engine"]),
     }
-    return AdaptSettings(**{**facts, **parts})
+    return _typed(AdaptSettings, {**facts, **parts})
+
+
+def _typed(kind: type[T], facts: Mapping[str, Any]) -> T:
+    """A dataclass from values by name, each of the type that its field has."""
+    hints = get_type_hints(kind)
+    for name, value in facts.items():
+        wanted = get_origin(hints[name]) if get_origin(hints[name]) in (tuple, Mapping) else hints[name]
+        number = isinstance(value, int) and isinstance(0.0, wanted)
+        if not (isinstance(value, wanted) or number) or (isinstance(value, float) and not math.isfinite(value)):
+            raise TypeError(f"{name} is {value!r}")
+    return kind(**facts)

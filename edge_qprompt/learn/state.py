@@ -21,11 +21,12 @@ from safetensors import SafetensorError
 from safetensors.numpy import load, save
 
 from edge_qprompt.backbone import Backbone
-from edge_qprompt.errors import StateError
+from edge_qprompt.errors import PromptError, StateError
 from edge_qprompt.files import write_whole
 from edge_qprompt.learn.labelled import Labelled
 from edge_qprompt.learn.settings import AdaptSettings, restored
 from edge_qprompt.learn.shots import Labels, Shots
+from edge_qprompt.learn.state_check import DIGEST_BYTES, OTHER, check
 from edge_qprompt.photos import natural
 from edge_qprompt.prompts import readable
 
@@ -34,9 +35,7 @@ FORMAT = 1
 MAX_STATE_BYTES = 1 << 30
 FACTS_SHARE = 4  # of a state's bytes, what is no array may have one in so many
 AGAIN = "learn the pack again with `edge-qprompt adapt` to have one"
-DIGEST_BYTES = 32
-OTHER = -1
-UNIT_TOLERANCE = 1e-2  # of a feature in float16
+BAD = (SafetensorError, ValueError, KeyError, TypeError, AttributeError, RecursionError, OSError, PromptError)  # of what is read
 
 
 @dataclass(frozen=True)
@@ -175,8 +174,8 @@ class State:
             if facts.pop("format") != FORMAT:
                 raise StateError(f"{what} is of another version of edge-qprompt: {advice}")
             made = _restored(facts, arrays)
-            made.check()
-        except (SafetensorError, ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
+            check(made)
+        except BAD as error:
             raise StateError(f"{what} is damaged ({error}): {advice}") from error
         return made
 
@@ -206,26 +205,6 @@ class State:
         except (ValueError, OSError) as error:
             raise StateError(f"the state {path} is damaged ({error}): {advice}") from error
         return State.decode(data, what=f"the state {path}", advice=advice)
-
-    def check(self) -> None:
-        """Raise a ValueError where parts do not fit each other."""
-        count = len(self.labels)
-        if self.features.ndim != 3 or min(self.features.shape) < 1 or self.features.dtype != np.float16:
-            raise ValueError(f"it has features {self.features.shape} of {self.features.dtype}")
-        if self.digests.shape != (count, DIGEST_BYTES) or len(self.features) != count or self.digests.dtype != np.uint8:
-            raise ValueError("its rows do not fit each other")
-        about = (self.fingerprint, self.precision, self.encoder, self.pack_id, self.before, *self.names)
-        if not all(isinstance(each, str) for each in about):
-            raise ValueError("a name in it is no text")
-        if (
-            self.labels.dtype != np.int64
-            or set(self.labels.tolist()) - {OTHER} != set(range(len(self.names)))
-            or len(self.names) < 2
-        ):
-            raise ValueError("its labels do not fit its names")
-        lengths = np.linalg.norm(self.features.astype(np.float32), axis=2)
-        if not (np.abs(lengths - 1) < UNIT_TOLERANCE).all():
-            raise ValueError("a feature is not of length 1")
 
 
 def rows_from(digests: Sequence[bytes]) -> NDArray[np.uint8]:

@@ -8,6 +8,7 @@ features, `Decoder` decodes what strangers send in a process that can be killed.
 from edge_qprompt.photos.dataset import AnyData, Dataset, Photos, dataset_of, list_photos, load_dataset, natural
 from edge_qprompt.photos.decoder import PIXELS, REFUSED, SAYING, SIZE, Decoder, Decoders, Job, request
 from edge_qprompt.photos.features import Features, Views, encode_photos, extract, features_of, forget_features, read_views
+from edge_qprompt.photos.glance import Glance, glances
 from edge_qprompt.photos.photo import COMMON, Bytes, decode_photo, normalise, read_photo, to_pixels
 from edge_qprompt.photos.source import AnyPhoto, Source, read, source_of
 
@@ -20,6 +21,7 @@ __all__ = [
     "Decoder",
     "Decoders",
     "Features",
+    "Glance",
     "Job",
     "PIXELS",
     "Photos",
@@ -34,6 +36,7 @@ __all__ = [
     "extract",
     "features_of",
     "forget_features",
+    "glances",
     "list_photos",
     "load_dataset",
     "natural",

@@ -104,6 +104,7 @@ def decode_photo(
     formats: tuple[str, ...] = FORMATS,
     sized: Callable[[int], None] = lambda _: None,
     grey: bool = False,
+    opened: Callable[[Image.Image], object] = lambda _: None,
 ) -> Image.Image:
     """Decode any common image file to upright RGB; of an animation, its first frame.
 
@@ -114,6 +115,7 @@ def decode_photo(
         formats: Pillow's names of those that are taken.
         sized: called with the number of pixels before these are decoded.
         grey: leave a grey photo in its one channel, of which views are made in a third of the time.
+        opened: called with the image before its pixels are decoded, to ask a JPEG for fewer of them (`Image.draft`).
 
     Raises:
         PhotoError: not an image, cut short, or with too many pixels.
@@ -130,6 +132,7 @@ def decode_photo(
             if image.format in ("JPEG", "MPO") and _scans(data) > MAX_SCANS:
                 raise PhotoError(f"{name} has more than {MAX_SCANS} scans, that is no photo: save it as an ordinary JPEG")
             sized(width * height)
+            opened(image)
             image.load()
             ImageOps.exif_transpose(image, in_place=True)
             return image if grey and image.mode == "L" else _to_rgb(image)

@@ -292,6 +292,7 @@ def test_a_server_with_a_gate_teaches_nothing(tmp_path: Path, learned: Adaptatio
 
 
 def other_settings(state: State, **changes: Any) -> bytes:
+    """As nobody could have adapted."""
     return replace(state, settings=replace(state.settings, **changes)).encode()
 
 
@@ -323,14 +324,16 @@ def bad_states(state: State) -> Iterator[tuple[bytes, str]]:
     yield replace(state, names=tuple("abcde")).encode(), "send the one beside the pack"
     yield replace(state, fingerprint="0" * 64).encode(), "on another backbone than nano"
     yield replace(state, encoder="int8-3").encode(), "the image encoder int8-3, this server runs"
-    yield replace(state, features=np.repeat(state.features, 2, axis=1)).encode(), "2 views of each photo, one is taken here"
+    views = replace(state, features=np.repeat(state.features, 2, axis=1))
+    yield views.encode(), "it has 2 views a photo"
+    yield other_settings(views, views=2), "2 views of each photo, one is taken here"
     yield replace(state, features=state.features[:, :, :9]).encode(), "a feature is not of length 1"
     yield replace(state, features=np.full_like(state.features, np.nan)).encode(), "a feature is not of length 1"
     yield tiled(state, 70), "5600 photos of 5 classes with 1 templates take too long"
     yield other_settings(state, method="qcoop"), "learned step by step, by qcoop"
-    yield other_settings(state, method="nonsense"), "by nonsense, which this server does not have"
-    yield other_settings(state, budget="much"), "settings that nobody can have"
-    yield other_settings(state, n_ctx=None), "settings that nobody can have"
+    yield other_settings(state, method="nonsense"), "learned by 'nonsense'"
+    yield other_settings(state, budget="much"), "budget is 'much'"
+    yield other_settings(state, n_ctx=None), "with None tokens"
     yield other_settings(state, n_ctx=10**9), "too long for the context"
     yield other_settings(state, budget=10), "no pack of 5 classes fits 10 bytes"
     templates = replace(state.settings.method_settings, templates=("a {}",) * 20_000)

@@ -21,6 +21,7 @@ VERBS = (
     "backbones",
     "classify",
     "demo",
+    "doctor",
     "evaluate",
     "export",
     "forget",
@@ -92,7 +93,7 @@ def test_the_same_command_gives_the_same_pack(edge_qprompt_command: Command, lea
     again = edge_qprompt_command(*learned.command, "--out", tmp_path / "again.qpk").json
     assert again["pack_id"] == learned.done.json["pack_id"]
     assert again["loss_by_epoch"] == learned.done.json["loss_by_epoch"]
-    assert list(tmp_path.iterdir()) == [tmp_path / "again.qpk"]  # no checkpoint, no part is left
+    assert sorted(tmp_path.iterdir()) == [tmp_path / "again.qpk", tmp_path / "again.qpk.state"]  # no checkpoint, no part is left
 
 
 def test_adapt_for_people(edge_qprompt_command: Command, photos: MakePhotos, tmp_path: Path) -> None:
@@ -179,15 +180,17 @@ def test_methods_and_views(edge_qprompt_command: Command, learned: Learned, tmp_
 
 def test_evaluate_reports_accuracy_and_calibration(edge_qprompt_command: Command, learned: Learned) -> None:
     scores = edge_qprompt_command("evaluate", learned.path, learned.photos, "--json").json
-    assert (scores["n"], scores["skipped"], scores["classes"], scores["split"]) == (12, 0, 3, "all photos")
+    assert (scores["n"], scores["skipped"], scores["classes"], scores["split"]) == (3, 0, 3, "all photos")
+    assert scores["learned_from"] == 9
     assert set(scores["per_class"]) == {"ankle boot", "bag", "t shirt"}
     assert 0 <= scores["ece"] <= 1
     assert scores["accuracy"] == pytest.approx(sum(scores["per_class"].values()) / 3)
-    assert scores["accuracy"] * 12 == pytest.approx(round(scores["accuracy"] * 12))
+    assert scores["accuracy"] * 3 == pytest.approx(round(scores["accuracy"] * 3))
     done = edge_qprompt_command("evaluate", learned.path, learned.photos)
     assert done.err == ""
     accuracy, by_hand, calibration = done.out.splitlines()
-    assert accuracy == f"accuracy   {100 * scores['accuracy']:.1f} % on 12 photos of 3 classes (all photos)"
+    measured = f"accuracy   {100 * scores['accuracy']:.1f} % on 3 photos of 3 classes (all photos)"
+    assert accuracy == f"{measured}; 9 that it was learned from are left out"
     assert by_hand.startswith(f"zero-shot  {100 * scores['zero_shot_accuracy']:.1f} %")
     assert calibration.startswith(f"ECE        {scores['ece']:.3f}   weakest: ")
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import random
 from collections.abc import Sequence
 from dataclasses import replace
@@ -14,6 +15,7 @@ import pytest
 from common import CACHE, DEMO
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from safetensors.numpy import load, save
 
 from edge_qprompt import AdaptSettings, Backbone, State, adapt, evaluate, forget, rename, teach, undo
 from edge_qprompt.errors import FingerprintError, PhotoError, StateError
@@ -231,3 +233,40 @@ def test_others_move_the_threshold(nano: Backbone) -> None:
     assert wrong[1] <= wrong[0]
     assert told.state.photos == len(base.train)
     assert len(told.state.labels) == len(base.train) + len(foreign.train)
+
+
+@pytest.mark.parametrize(
+    ("change", "wanted"),
+    [
+        ({"names": ["a", "a", "b"]}, "names"),
+        ({"names": [1, 2, 3]}, "names"),
+        ({"settings": {"method": "no such"}}, "no such"),
+        ({"settings": {"n_ctx": None}}, "tokens"),
+        ({"settings": {"n_ctx": "8"}}, "n_ctx is '8'"),
+        ({"settings": {"views": 3}}, "views"),
+        ({"settings": {"budget": [1]}}, "budget is"),
+        ({"settings": {"more": 1}}, "more"),
+        ({"settings": {"seconds": float("nan")}}, "seconds is nan"),
+        ({"settings": {"engine": {"name": "x", "memory": 1}}}, "unknown engine"),
+        ({"settings": {"method_settings": None}}, "damaged"),
+        ({"history": [{"names": [], "photos": [["zz", []]], "renamed": None}]}, "hex"),
+        ({"history": [{"names": [], "photos": [["00", []]], "renamed": None}]}, "digest"),
+        ({"history": [{"names": [], "photos": [], "renamed": ["a"]}]}, "history"),
+        ({"history": 7}, "damaged"),
+        ({"fingerprint": None}, "names"),
+    ],
+)
+def test_a_state_that_somebody_has_written_by_hand(nano: Backbone, tmp_path: Path, change: dict, wanted: str) -> None:
+    pack = tmp_path / "a.qpk"
+    adapt(nano, START).state.save(pack)
+    arrays = load(state_path(pack).read_bytes())
+    facts = json.loads(arrays["facts"].tobytes())
+    settings = facts["settings"] | change.pop("settings", {})
+    told = json.dumps(facts | {"settings": settings} | change).encode()
+    state_path(pack).write_bytes(save({**arrays, "facts": np.frombuffer(told, np.uint8)}))
+    with pytest.raises(StateError, match=f"damaged.*{wanted}" if wanted != "damaged" else wanted):
+        State.beside(pack)
+    deep = np.frombuffer(b"[" * 100_000, np.uint8)
+    state_path(pack).write_bytes(save({**arrays, "facts": deep}))
+    with pytest.raises(StateError, match="damaged"):
+        State.beside(pack)

@@ -19,7 +19,7 @@ from PIL import Image
 
 from edge_qprompt.backbone.manifest import Preprocess
 from edge_qprompt.errors import PhotoError
-from edge_qprompt.photos import photo
+from edge_qprompt.photos import glances, photo
 from edge_qprompt.photos.photo import decode_photo, random_view, read_photo, to_pixels
 from exporter.source.torchvision_schemas import define_missing_schemas
 
@@ -293,3 +293,20 @@ def test_random_views_depend_on_the_generator_alone_and_flip_half_of_the_time() 
     lean = np.array([view[0, :, :4].mean() - view[0, :, -4:].mean() for view in views])  # red on the left or on the right
     flipped = (lean < 0).sum() / (lean != 0).sum()
     assert 0.4 < flipped < 0.6
+
+
+@pytest.mark.parametrize(("suffix", "size"), [("jpg", (600, 400)), ("png", (600, 400)), ("bmp", None)])
+def test_a_glance_tells_size_spread_and_a_small_picture(tmp_path: Path, suffix: str, size: tuple[int, int] | None) -> None:
+    left = np.zeros((400, 600, 3), np.uint8)
+    left[:, :300] = 200
+    Image.fromarray(left).save(tmp_path / f"half.{suffix}")
+    (tmp_path / "broken.jpg").write_bytes(b"nothing")
+    told: list[tuple[int, int]] = []
+    found, broken = glances([tmp_path / f"half.{suffix}", tmp_path / "broken.jpg"], lambda *done: told.append(done))
+    assert (broken, told) == (None, [(1, 2), (2, 2)])
+    assert found
+    assert found.size == size
+    assert found.spread == pytest.approx(100, abs=2)
+    assert found.picture.shape == (16, 16)
+    assert found.picture[:, :7].min() > 190
+    assert found.picture[:, 9:].max() < 10

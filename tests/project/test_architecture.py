@@ -138,7 +138,7 @@ def test_importing_leaves_torch_out(module: str) -> None:
     assert done.stdout.strip() == "[]"
 
 
-@pytest.mark.parametrize("verb", ["adapt", "evaluate", "classify", "inspect", "backbones", "demo", "export"])
+@pytest.mark.parametrize("verb", ["adapt", "doctor", "evaluate", "classify", "inspect", "backbones", "demo", "export"])
 def test_help_of_a_verb_loads_nothing_heavy(verb: str) -> None:
     code = (
         "import sys\nfrom device_agent.main import cli\n"
@@ -170,6 +170,7 @@ def test_public_surface() -> None:
         "Answer",
         "Backbone",
         "Classifier",
+        "Diagnosis",
         "EdgeQPromptError",
         "Evaluation",
         "Pack",
@@ -177,6 +178,7 @@ def test_public_surface() -> None:
         "State",
         "Tasks",
         "adapt",
+        "diagnose",
         "encode_photos",
         "evaluate",
         "forget",
