@@ -97,17 +97,26 @@ async function withToken(task, attempt) {
     try {
       return await attempt(token);
     } catch (problem) {
-      if (problem.status !== 401 && problem.status !== 403) throw problem;
+      if (!ofToken(problem)) throw problem;
       error = problem.message;
     }
   }
-  return askToken("publish", {
+  const done = await askToken("publish", {
     title: `Teach ${task}?`,
     text: ["This makes a new version of it. It takes a token with the scope publish: ", "edge-qprompt token create --scope publish"],
     action: "Teach",
     error,
-    attempt,
+    attempt: (given) => attempt(given).catch((problem) => {
+      if (ofToken(problem) || !problem.status) throw problem;
+      return { problem }; // not the token's fault: the form says it, not the dialog
+    }),
   });
+  if (done.problem) throw done.problem;
+  return done;
+}
+
+function ofToken(problem) {
+  return problem.status === 401 || problem.status === 403;
 }
 
 function teach(task, label, file, token) {
@@ -125,11 +134,11 @@ function show(place, node) {
 function notice(task, label, done, place) {
   const what = label === null ? "that it is none of these" : "it";
   const expected = numberOf(done.expected_accuracy);
-  const margin = numberOf(done.expected_margin);
+  const margin = numberOf(done.expected_margin) ?? "";
   const notes = Array.isArray(done.notes) ? done.notes.filter((note) => typeof note === "string") : [];
   return el("div", { class: "notice", role: "status", tabindex: "-1" },
     el("p", {}, el("strong", {}, `Version ${count(done.version)} of `, nameOf(task), ` knows ${what} now. `),
-      expected !== null && `Expected on new photos: ${percent(expected)}${margin === null ? "" : `, \u00b1 ${percent(margin)}`}. `,
+      expected !== null && `Expected on new photos: ${percent(expected)}${margin && `, \u00b1 ${percent(margin)}`}. `,
       "No channel has moved: make it stable when it is right."),
     ...notes.map((note) => el("p", { class: "hint" }, note)),
     el("div", { class: "others" },
