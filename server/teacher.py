@@ -63,6 +63,19 @@ class Learned:
         }
 
 
+@dataclass(frozen=True)
+class Tried:
+    """A state that came with a pack.
+
+    Attributes:
+        data: as it is kept: it tells of no change that it had before.
+        lost: photos that were taught here and that it lacks, as far as is known.
+    """
+
+    data: bytes
+    lost: int
+
+
 class Teacher:
     """Learns packs anew, one at a time; belongs to one event loop.
 
@@ -82,14 +95,19 @@ class Teacher:
         async with self._turns.hold(client):
             yield
 
-    async def tried(self, client: str, pack: Pack, data: bytes) -> bytes:
-        """A state that came with a pack, as it is kept: a pack can be learned from it here, and it tells of no change before.
+    async def tried(self, client: str, pack: Pack, data: bytes, old: bytes | None) -> Tried:
+        """Make sure that a pack can be learned here from the state that came with it.
+
+        Args:
+            client: whose turn it takes.
+            pack, data: what came.
+            old: the state that the task has.
 
         Raises:
             StateError, FingerprintError, PromptError: it cannot be gone on from.
         """
         async with self._turns.hold(client):
-            return await self._run(self._tried, pack, data)
+            return await self._run(self._tried, pack, data, old)
 
     async def learn(self, data: bytes, make: Make) -> Learned:
         """Change a state that is kept; the turn is the caller's.
@@ -106,7 +124,7 @@ class Teacher:
     async def _run(self, call: Callable[..., T], *args: Any) -> T:
         return await asyncio.get_running_loop().run_in_executor(self._thread, call, *args)
 
-    def _tried(self, pack: Pack, data: bytes) -> bytes:
+    def _tried(self, pack: Pack, data: bytes, old: bytes | None) -> Tried:
         state = self._opened(data)
         if (state.pack_id, state.names) != (pack.pack_id, pack.class_names):
             raise StateError(
@@ -116,7 +134,7 @@ class Teacher:
             teach_encoded(self._backbone, state, [])
         except (ValueError, TypeError, LookupError, ArithmeticError, AttributeError) as error:  # of settings that nobody can have
             raise StateError(f"nothing can be learned from the state ({error}): {ELSEWHERE}") from error
-        return replace(state, history=(), before="").encode()
+        return Tried(replace(state, history=(), before="").encode(), 0 if old is None else len(_taught(old) - state.known))
 
     def _learn(self, data: bytes, make: Make) -> Learned:
         before = self._opened(data)
@@ -157,3 +175,9 @@ class Teacher:
                 f"{photos} photos of {len(state.names)} classes with {prompts} templates take too long to learn here, "
                 f"{limits.taught_photos} photos, and {limits.taught_scores} of the three multiplied, may be: {ELSEWHERE}"
             )
+
+
+def _taught(data: bytes) -> frozenset[bytes]:
+    """Digests of photos that a state was taught here, of the last UNDO of them."""
+    state = State.decode(data)
+    return frozenset(bytes.fromhex(digest) for change in state.history for digest, _ in change.photos) & state.known

@@ -12,7 +12,7 @@ from starlette.datastructures import UploadFile
 from starlette.responses import JSONResponse
 
 from edge_qprompt.classify import check_adapter
-from edge_qprompt.errors import PackError, SignatureError
+from edge_qprompt.errors import NotFoundError, PackError, SignatureError
 from edge_qprompt.pack import MAX_BYTES, Pack, is_adapter
 from edge_qprompt.trust import MAX_ENVELOPE_BYTES, Envelope
 from server.access import Promoter, Publisher, Reader, described
@@ -101,7 +101,8 @@ async def publish(request: Request, who: Publisher, task: TaskName) -> Response:
     """Publish a pack as the task's next version. The same bytes again give the version that they have, and 200.
 
     A pack with nothing but an adapter is for others to refer to, and must be here before them; no channel can point at it.
-    `warnings` says where it loses accuracy on this server. A state that comes with it takes the place of the task's.
+    `warnings` says where it loses accuracy on this server, and whether photos that were taught here are lost: a state that comes
+    with a pack takes the place of the task's.
     """
     state, client = state_of(request), client_of(request, who)
     limits = state.settings.limits
@@ -109,16 +110,26 @@ async def publish(request: Request, who: Publisher, task: TaskName) -> Response:
         data, report, learned = await _upload(body, limits)
     pack = Pack.decode(data)
     if not is_adapter(pack):
-        gate(state, report)
+        _gate(state, report)
     await attended(request, try_out(state, client, pack), limits.answer_seconds)
-    change = None
+    change, lost = None, ""
     if learned is not None:
-        change = Change(await attended(request, state.teacher.tried(client, pack, learned), limits.answer_seconds))
+        change, lost = await attended(request, _change(state, client, task, pack, learned), limits.answer_seconds)
     done = await state.database.run(state.catalogue.publish, task, pack, report, who.name, change)
-    said = state.residents.mismatch(task, pack)
     facts = {"task": done.task, "version": done.version, "pack": done.pack, "size": done.size}
-    facts["warnings"] = [said] if said else []
+    facts["warnings"] = [said for said in (state.residents.mismatch(task, pack), lost) if said]
     return JSONResponse(facts, 201 if done.created else 200)
+
+
+async def _change(state: State, client: str, task: str, pack: Pack, learned: bytes) -> tuple[Change, str]:
+    """A state that came with a pack, as it is kept, and a warning where it lacks photos that were taught here."""
+    try:
+        old = (await state.database.run(state.catalogue.state, task)).data
+    except NotFoundError:
+        old = None
+    tried = await state.teacher.tried(client, pack, learned, old)
+    said = f"{tried.lost} photos that {task} was taught here are not in the state that came: they are learned no more"
+    return Change(tried.data), said if tried.lost else ""
 
 
 async def try_out(state: State, client: str, pack: Pack) -> None:
@@ -178,8 +189,7 @@ def _is_flat(value: Any, levels: int) -> bool:
     return levels > 0 and all(_is_flat(each, levels - 1) for each in inner)
 
 
-def gate(state: State, report: dict[str, Any] | None) -> None:
-    """Raise a HTTPProblem (422) where a report states less than this server takes."""
+def _gate(state: State, report: dict[str, Any] | None) -> None:
     gate, accuracy = state.settings.gate, accuracy_of(report)
     if gate is not None and (accuracy is None or accuracy < gate):
         said = "none" if accuracy is None else f"{accuracy:.3f}"

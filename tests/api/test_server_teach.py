@@ -366,7 +366,11 @@ def test_a_state_that_comes_again_takes_the_place_of_the_one_before(taught: Api,
     correct(taught, PHOTO, "coat")
     again = push(taught, learned.pack, learned.state.encode())
     assert (again.status_code, again.json()["version"]) == (200, 1)
+    assert again.json()["warnings"] == [
+        "1 photos that clothes was taught here are not in the state that came: they are learned no more"
+    ]
     assert kept(taught).known == learned.state.known
+    assert push(taught, learned.pack, learned.state.encode()).json()["warnings"] == []
     assert correct(taught, OTHER, "coat").json()["base"] == 1
 
 
