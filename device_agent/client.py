@@ -25,6 +25,7 @@ from edge_qprompt.errors import ServerError
 from edge_qprompt.trust import MAX_ENVELOPE_BYTES, NAME, Envelope
 
 PACK_TYPE = "application/vnd.edge-qprompt.pack"
+STATE_TYPE = "application/octet-stream"
 JSON_TYPE = "application/json"
 PAGE = 100  # tasks a request
 VERSIONS = 10  # versions a request: each comes with its report
@@ -178,12 +179,22 @@ class Client:
         """A pack's bytes, at most `size` of them."""
         return self._ask("GET", f"v1/packs/{pack_id}", size)
 
-    def publish(self, task: str, pack: bytes, report: str | None = None) -> Published:
-        """Publish a pack, with a JSON object about how it was learned."""
-        if report is None:
+    def publish(self, task: str, pack: bytes, report: str | None = None, state: bytes | None = None) -> Published:
+        """Publish a pack.
+
+        Args:
+            task: whose next version it is.
+            pack: its bytes.
+            report: a JSON object about how it was learned.
+            state: what it was learned from, as of `State.encode`; the server can then be taught one photo more.
+        """
+        files = {"pack": ("pack.qpk", pack, PACK_TYPE)}
+        if state is not None:
+            files["state"] = ("pack.qpk.state", state, STATE_TYPE)
+        if report is None and state is None:
             content: dict[str, Any] = {"content": pack, "headers": {"Content-Type": PACK_TYPE}}
         else:
-            content = {"files": {"pack": ("pack.qpk", pack, PACK_TYPE)}, "data": {"report": report}}
+            content = {"files": files, "data": {} if report is None else {"report": report}}
         facts = self._json("POST", f"v1/tasks/{task}/versions", self.limits.json_bytes, **content)
         said = _field(facts, "warnings", list) if "warnings" in facts else []  # older servers have none
         return Published(_field(facts, "version", int), tuple(printable(str(line)) for line in said))

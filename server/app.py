@@ -20,7 +20,7 @@ from server.log import set_up
 from server.methods import Heads
 from server.metrics import Metrics
 from server.observed import Observed
-from server.routes import classify, operations, packs, tasks
+from server.routes import classify, operations, packs, tasks, teach
 from server.settings import ServerSettings
 from server.state import State
 
@@ -59,7 +59,7 @@ def create_app(settings: ServerSettings) -> FastAPI:
         redoc_url=None,
     )
     app.open_to_all = open_to_all(settings)
-    for part in (packs, classify, tasks, operations):  # what is asked for most comes first
+    for part in (packs, classify, tasks, teach, operations):  # what is asked for most comes first
         app.router.routes.extend(part.router.routes)
     pages.add(app)
     problem.add_handlers(app)

@@ -22,6 +22,7 @@ from server.database import Database
 from server.patterns import like
 from server.rows import accuracy_of, pointer, pointer_rows, shown_rows, stamp, summary, version, version_rows
 from server.schema import audit, channels, packs, tasks, versions
+from server.states import Change, Kept, check_base, keep, kept, version_of
 
 STABLE = "stable"
 UNSIGNED_FOR = timedelta(days=90)
@@ -69,20 +70,55 @@ class Catalogue:
     def __init__(self, database: Database) -> None:
         self.database = database
 
-    def publish(self, task: str, pack: Pack, report: dict[str, Any] | None, actor: str) -> Published:
-        """Add a version to a task, which is made if need be."""
+    def publish(
+        self, task: str, pack: Pack, report: dict[str, Any] | None, actor: str, change: Change | None = None
+    ) -> Published:
+        """Add a version to a task, which is made if need be.
+
+        Args:
+            task, pack, report, actor: what to publish, and who asks.
+            change: the state that the pack was learned from, which takes the place of the task's; None leaves that.
+
+        Raises:
+            ConflictError: the task's state is no longer the one that the change was made from.
+        """
         with self.database.write() as db:
             task_id = self._task_id(db, task, create=True)
+            if change is not None and change.base is not None:
+                check_base(db, task_id, change.base)
             _store(db, pack)
             same = select(versions.c.number).where(versions.c.task_id == task_id, versions.c.pack_id == pack.pack_id)
-            if (known := db.execute(same).scalar()) is not None:
-                return Published(task, known, pack.pack_id, pack.size, created=False)
-            newest = db.execute(select(func.max(versions.c.number)).where(versions.c.task_id == task_id)).scalar()
-            number = (newest or 0) + 1
-            row = {"task_id": task_id, "number": number, "pack_id": pack.pack_id, "publisher": actor, "published": _now()}
-            db.execute(insert(versions).values(**row, accuracy=accuracy_of(report), report=report))
-            note(db, actor, "publish", task, f"version {number}, pack {pack.pack_id}, {pack.size} bytes")
-            return Published(task, number, pack.pack_id, pack.size, created=True)
+            known = db.execute(same).scalar()
+            number = known or self._add(db, task_id, pack, report, actor)
+            if change is not None:
+                keep(db, task_id, number, change.data)
+            if known is None or change is not None:
+                action, more = ("publish", "") if change is None else (change.action, f", {change.detail}")
+                note(db, actor, action, task, f"version {number}, pack {pack.pack_id}, {pack.size} bytes{more}")
+            return Published(task, number, pack.pack_id, pack.size, created=known is None)
+
+    @staticmethod
+    def _add(db: Connection, task_id: int, pack: Pack, report: dict[str, Any] | None, actor: str) -> int:
+        """The number of a new version."""
+        newest = db.execute(select(func.max(versions.c.number)).where(versions.c.task_id == task_id)).scalar()
+        number = int(newest or 0) + 1
+        row = {"task_id": task_id, "number": number, "pack_id": pack.pack_id, "publisher": actor, "published": _now()}
+        db.execute(insert(versions).values(**row, accuracy=accuracy_of(report), report=report))
+        return number
+
+    def state(self, task: str) -> Kept:
+        """What a task was learned from.
+
+        Raises:
+            NotFoundError: there is no task, or nobody has sent its state.
+        """
+        with self.database.read() as db:
+            found = kept(db, self._task_id(db, task))
+        if found is None:
+            raise NotFoundError(
+                f"nobody knows here what {task} was learned from: `edge-qprompt push --state` sends the state beside its pack"
+            )
+        return found
 
     def promote(self, task: str, channel: str, version: int, envelope: Envelope | None, actor: str) -> ChannelState:
         """Point a channel at a version.
@@ -161,6 +197,7 @@ class Catalogue:
                 "name": name,
                 "versions": [version(row) for row in rows[:limit]],
                 "next": rows[limit - 1].number if len(rows) > limit else None,
+                "state": version_of(db, task_id),
                 "channels": {row.name: pointer(row) | {"moved": stamp(row.moved)} for row in pointers},
             }
 

@@ -80,7 +80,10 @@ class PhotoEncoder:
         return await self._feature(await self._view(client, data, name))
 
     async def encode_with(self, encoder: Backbone, client: str, data: bytes, name: str) -> Array:
-        """The same by a pack's own image encoder, in a lane. Pixels are not kept for it: decoding again is the lesser cost."""
+        """The same by an image encoder that is named, e.g. a pack's own, in a lane and in no batch.
+
+        Pixels are not kept for it: decoding again is the lesser cost.
+        """
         view = await self._view(client, data, name)
         encode = partial(encoder.encode_images, self._normalised([view]), lane=True)
         (feature,) = await asyncio.get_running_loop().run_in_executor(self._encoders, encode)

@@ -21,6 +21,7 @@ from edge_qprompt.errors import (
     PhotoError,
     PromptError,
     SignatureError,
+    StateError,
 )
 from server import request_id
 from server.failures import AWAY, FAULTS, kind_of
@@ -49,6 +50,7 @@ STATUS: dict[type[EdgeQPromptError], int] = {
     PhotoError: 422,
     PromptError: 422,
     SignatureError: 422,
+    StateError: 422,
 }
 
 

@@ -63,6 +63,16 @@ versions = Table(
     UniqueConstraint("task_id", "pack_id"),  # the same bytes again are the same version
 )
 
+states = Table(
+    "states",
+    metadata,
+    Column("task_id", ForeignKey("tasks.id"), primary_key=True),  # a task has one at most
+    Column("number", Integer, nullable=False),  # of the version whose pack was learned from it
+    Column("serial", Integer, nullable=False),  # rises with every change of the row
+    Column("data", LargeBinary, nullable=False),
+    ForeignKeyConstraint(["task_id", "number"], ["versions.task_id", "versions.number"]),
+)
+
 channels = Table(
     "channels",
     metadata,

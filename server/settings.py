@@ -27,6 +27,9 @@ class Limits:
         added: class names that a request may add to all its tasks together; each takes a run of the text encoder.
         top: labels a task that are answered.
         report_bytes: of the report that comes with a pack.
+        state_bytes: of the state that comes with a pack.
+        taught_photos: photos of a state that is learned from again; this and the next keep it within a few seconds.
+        taught_scores: such photos times their classes.
         pending_images: photos that wait for the encoder; more is 503.
         client_images: of them, those of one client; more is 429.
         names: class names of a pack that is published, times its templates.
@@ -55,6 +58,9 @@ class Limits:
     added: int = 4096
     top: int = 100
     report_bytes: int = 256 << 10
+    state_bytes: int = 8 * MB
+    taught_photos: int = 5000
+    taught_scores: int = 500_000
     pending_images: int = 64
     client_images: int = 48
     names: int = 5000

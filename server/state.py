@@ -21,6 +21,7 @@ from server.residents import Residents
 from server.settings import ServerSettings
 from server.shares import Shares
 from server.targets import Targets
+from server.teacher import Teacher
 from server.tokens import Tokens
 from server.turns import Turns
 
@@ -48,6 +49,7 @@ class State:
     targets: Targets
     bodies: Shares
     publications: Turns
+    teacher: Teacher
     refusals: Refusals
     expiry: Expiry
     health: Health
@@ -71,6 +73,7 @@ class State:
             targets=Targets(catalogue, backbone.manifest.short_fingerprint.hex()),
             bodies=Shares("bytes of bodies", limits.bodies_bytes, each, retry),
             publications=Turns(limits.publications, limits.client_publications),
+            teacher=Teacher(backbone, limits),
             refusals=Refusals(database, metrics),
             expiry=Expiry(database, metrics),
             health=Health(database, encoder),
@@ -98,6 +101,7 @@ class State:
         self.encoder.close()
         self.refusals.close()
         self.residents.close()
+        self.teacher.close()
         self.database.close()
 
 

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from device_agent import terminal
-from edge_qprompt.errors import DataError
+from edge_qprompt.errors import DataError, StateError
+
+if TYPE_CHECKING:
+    from edge_qprompt.pack import Pack
 
 MAX_REPORT_BYTES = 256 << 10  # what servers take
 LOCAL = ("pack", "skipped")  # paths on this machine, which are nobody else's business
@@ -24,6 +28,13 @@ LOCAL = ("pack", "skipped")  # paths on this machine, which are nobody else's bu
 @terminal.expires_option
 @click.option("--no-promote", is_flag=True, help="Only publish: no channel moves, nothing is signed.")
 @click.option("--report", type=click.Path(path_type=Path), help="What `adapt --json` printed, to be shown beside the version.")
+@click.option(
+    "--state",
+    "with_state",
+    is_flag=True,
+    help="Also send the state beside PACK, so that the server can be taught one photo more. It holds no photo, but a feature of "
+    "each, which tells much of what it shows.",
+)
 @terminal.json_option
 def command(
     pack: Path,
@@ -36,6 +47,7 @@ def command(
     expires: int,
     no_promote: bool,
     report: Path | None,
+    with_state: bool,
     as_json: bool,
 ) -> None:
     """Publish PACK as the next version of a task, and point a channel at it with a signed statement.
@@ -46,6 +58,7 @@ def command(
     \b
       edge-qprompt push flowers.qpk --server https://packs.example.org --task flowers --key fleet
       edge-qprompt push flowers.qpk ... --report flowers.json        what `adapt --json > flowers.json` printed
+      edge-qprompt push flowers.qpk ... --state                      the server's page can correct it then
       edge-qprompt push flowers.qpk ... --channel beta               to try it on some devices first
     """
     from device_agent.client import Client, ClientLimits
@@ -56,10 +69,11 @@ def command(
     if key is None and not no_promote:
         raise click.UsageError("--key is needed to sign for the channel; or only publish, with --no-promote")
     opened, learned = Pack.open(pack), _report(report)
+    state = _state(pack, opened) if with_state else None
     signer = Signer(key) if key and not no_promote else None
     facts: dict[str, Any] = {"task": task, "pack_id": opened.pack_id, "size": opened.size}
     with Client(server, token, ClientLimits(seconds=timeout)) as client:
-        version, warnings = client.publish(task, opened.encode(), learned)
+        version, warnings = client.publish(task, opened.encode(), learned, state)
         facts["version"] = version
         for said in warnings:
             terminal.warn(said)
@@ -68,6 +82,21 @@ def command(
             wanted = Statement(task, channel, 1, version, opened.pack_id, opened.size, backbone, *from_now(expires))
             facts = describe(*promote(client, signer, wanted))
     terminal.emit({"server": client.name} | facts, as_json, lines)
+
+
+def _state(path: Path, pack: Pack) -> bytes:
+    """What a pack was learned from, without the changes that it had before: nobody else needs to know of these."""
+    from device_agent.learned import state_of
+    from edge_qprompt.learn import state_path
+
+    found = state_of(path, pack)
+    if found is None or found.pack_id != pack.pack_id:
+        said = "is not there" if found is None else "is of a pack that could not be written"
+        raise StateError(
+            f"--state cannot be sent, since {state_path(path)} {said}: learn the pack again with `edge-qprompt adapt`, "
+            "or push without it"
+        )
+    return dataclasses.replace(found, history=(), before="").encode()
 
 
 def _report(path: Path | None) -> str | None:

@@ -93,7 +93,7 @@ def teach_encoded(backbone: Backbone, state: State, photos: Sequence[tuple[Encod
     check(backbone, state, [label for _, label in photos])
     wanted: dict[bytes, tuple[Encoded, Label]] = {}
     for photo, said in photos:
-        label = None if said is None else label_of(said)
+        label = None if said is None else label_of(said, state.names)
         _, known = wanted.setdefault(photo.digest, (photo, label))
         if known != label:
             raise StateError(f"{photo.name} is given two labels, {_told(known)} and {_told(label)}: give it one")
@@ -229,7 +229,7 @@ def _labels_of(state: State, digest: bytes) -> tuple[Label, ...]:
 
 def _class_of(state: State, label: str) -> int:
     """The position of a class."""
-    if (name := label_of(label)) not in state.names:
+    if (name := label_of(label, state.names)) not in state.names:
         raise StateError(f"there is no class {name!r}, there are {', '.join(state.names[:10])}")
     return state.names.index(name)
 
@@ -264,7 +264,7 @@ def check(backbone: Backbone, state: State, labels: Sequence[Label] = ()) -> Non
             f"the pack was learned with the image encoder {state.encoder}, this one is {backbone.feature_kind}: "
             f"open the backbone in {state.precision}, with the providers that it was learned with"
         )
-    names = _with_classes(state.names, [label if label is None else label_of(label) for label in labels])
+    names = _with_classes(state.names, [label if label is None else label_of(label, state.names) for label in labels])
     assert state.settings.n_ctx
     name_tokens(backbone.tokenizer, names, state.settings.n_ctx)
     names_section(names)

@@ -33,6 +33,8 @@ from edge_qprompt.prompts import readable
 SUFFIX = ".state"
 FORMAT = 1
 MAX_STATE_BYTES = 1 << 30
+FACTS_SHARE = 4  # of a state's bytes, what is no array may have one in so many
+AGAIN = "learn the pack again with `edge-qprompt adapt` to have one"
 BAD = (SafetensorError, ValueError, KeyError, TypeError, AttributeError, RecursionError, OSError, PromptError)  # of what is read
 
 
@@ -143,17 +145,48 @@ class State:
         """Which rows (N,) have one of the digests."""
         return np.array([row.tobytes() in digests for row in self.digests], bool)
 
+    def encode(self) -> bytes:
+        """The bytes of its file."""
+        facts = {each.name: getattr(self, each.name) for each in fields(self) if each.name not in ARRAYS}
+        told = {**facts, "settings": asdict(self.settings), "history": [asdict(each) for each in self.history], "format": FORMAT}
+        head = np.frombuffer(json.dumps(told).encode(), np.uint8)
+        arrays = {name: np.ascontiguousarray(getattr(self, name)) for name in ARRAYS}
+        return save({**arrays, "facts": head})
+
+    @staticmethod
+    def decode(data: bytes, most: int = MAX_STATE_BYTES, *, what: str = "the state", advice: str = AGAIN) -> State:
+        """Back from `encode`; nothing is believed before it is checked.
+
+        Args:
+            data: from anywhere.
+            most: bytes that it may have, and a quarter of them for what is no array.
+            what, advice: what an error calls it, and what it says to do.
+
+        Raises:
+            StateError: it is too large, damaged, or of a newer version.
+        """
+        try:
+            if len(data) > most:
+                raise ValueError(f"it has {len(data)} bytes, more than {most}")
+            arrays = load(data)
+            if (head := arrays.pop("facts")).nbytes > most // FACTS_SHARE:  # JSON takes twenty times as much in memory
+                raise ValueError(f"it says {head.nbytes} bytes beside its features, more than {most // FACTS_SHARE}")
+            facts = json.loads(head.tobytes())
+            if facts.pop("format") != FORMAT:
+                raise StateError(f"{what} is of another version of edge-qprompt: {advice}")
+            made = _restored(facts, arrays)
+            check(made)
+        except BAD as error:
+            raise StateError(f"{what} is damaged ({error}): {advice}") from error
+        return made
+
     def save(self, pack: Path) -> None:
         """Write it beside a pack.
 
         Raises:
             OSError: as `files.write_whole`.
         """
-        facts = {each.name: getattr(self, each.name) for each in fields(self) if each.name not in ARRAYS}
-        told = {**facts, "settings": asdict(self.settings), "history": [asdict(each) for each in self.history], "format": FORMAT}
-        head = np.frombuffer(json.dumps(told).encode(), np.uint8)
-        arrays = {name: np.ascontiguousarray(getattr(self, name)) for name in ARRAYS}
-        write_whole(state_path(pack), save({**arrays, "facts": head}))
+        write_whole(state_path(pack), self.encode())
 
     @staticmethod
     def beside(pack: Path) -> State | None:
@@ -165,19 +198,14 @@ class State:
         path = state_path(pack)
         if not path.exists():
             return None
-        advice = "delete it, and learn the pack again with `edge-qprompt adapt` to have one"
+        advice = f"delete it, and {AGAIN}"
         try:
             if path.stat().st_size > MAX_STATE_BYTES:
                 raise ValueError("it is too large")
-            arrays = load(path.read_bytes())
-            facts = json.loads(arrays.pop("facts").tobytes())
-            if facts.pop("format") != FORMAT:
-                raise StateError(f"{path} is of another version of edge-qprompt: {advice}")
-            made = _restored(facts, arrays)
-            check(made)
-        except BAD as error:
+            data = path.read_bytes()
+        except (ValueError, OSError) as error:
             raise StateError(f"the state {path} is damaged ({error}): {advice}") from error
-        return made
+        return State.decode(data, what=f"the state {path}", advice=advice)
 
 
 def rows_from(digests: Sequence[bytes]) -> NDArray[np.uint8]:
@@ -216,12 +244,14 @@ def with_class(names: tuple[str, ...], name: str) -> tuple[str, ...]:
     return names if name in names else in_order((*names, name), names)
 
 
-def label_of(text: str) -> str:
-    """A label as a folder of that name would be called.
+def label_of(text: str, known: Sequence[str] = ()) -> str:
+    """A label as a folder of that name would be called; one of the known names as it is ("t-shirt").
 
     Raises:
         StateError: nothing is left of it.
     """
+    if text in known:
+        return text
     if not (name := readable(text)):
         raise StateError(f"the label {text!r} has no letter: give the class a name")
     return name

@@ -48,7 +48,9 @@ function accuracies(report) {
 
 function how(report) {
   const seconds = Object.values(report.seconds ?? {}).filter((each) => numberOf(each) !== null);
+  const expected = share(report.expected_accuracy);
   const entries = [
+    expected !== null && ["Expected", `${percent(expected)} on new photos, by those left out in turn`],
     numberOf(report.images_used) !== null && ["Photos", count(report.images_used)],
     numberOf(report.steps) !== null && ["Steps", count(report.steps)],
     seconds.length > 0 && ["Time", `${seconds.reduce((sum, each) => sum + each, 0).toFixed(1)} seconds`],

@@ -1,6 +1,7 @@
 /** Drop, choose, paste or take a photo; every task's answer as bars. */
 
 import { Problem, askJson } from "./api.js";
+import { correction } from "./correct.js";
 import { bar, el, nameOf } from "./dom.js";
 import { count, numberOf, percent, plural } from "./format.js";
 import { problemBox } from "./problem.js";
@@ -132,7 +133,7 @@ class PhotoPanel {
       ? `${plural(tasks.length, "task", "tasks")} answered in ${count(Math.round(milliseconds))} ms${model && ` by ${model}`}`
       : "No task answered: none has a version on its stable channel.";
     this.parts.status.replaceChildren(el("span", {}, this.note, seen), el("span", { class: "visually-hidden" }, spoken(tasks)));
-    this.parts.answers.replaceChildren(...tasks.map(([name, found]) => card(name, found, labels)));
+    this.parts.answers.replaceChildren(...tasks.map(([name, found]) => card(name, found, labels, this.file)));
   }
 
   #fail(problem) {
@@ -159,7 +160,7 @@ function spoken(tasks) {
     `. ${name}: ${isUnknown(found) ? `${NONE_OF_THESE}; nearest: ` : ""}${label}, ${percent(probability)}`)).join("");
 }
 
-function card(name, found, added) {
+function card(name, found, added, file) {
   const rows = labelsOf(found).map(({ label, probability }) => el("li", {},
     el("span", { class: "label" }, nameOf(label), added.includes(label) && el("span", { class: "chip" }, "added")),
     el("span", { class: "percent" }, percent(probability)),
@@ -168,5 +169,6 @@ function card(name, found, added) {
   return el("article", { class: "answer" },
     el("h3", {}, el("a", { href: taskLink(name) }, nameOf(name)), el("small", {}, `version ${count(found?.version)}`)),
     none && el("p", { class: "unknown" }, el("strong", {}, NONE_OF_THESE), "; nearest:"),
-    el("ol", { class: none ? "bars plain" : "bars", "aria-label": none && "Nearest classes" }, ...rows));
+    el("ol", { class: none ? "bars plain" : "bars", "aria-label": none && "Nearest classes" }, ...rows),
+    correction(name, file));
 }

@@ -1,13 +1,13 @@
 /** The dialog that asks for a token, and where tokens are kept: in this tab only, gone when it is closed.
  *
- * One token for reading and classifying, one for promoting: the stronger one is sent only where it is needed.
+ * One token for reading and classifying, one for publishing, one for promoting: a stronger one is sent only where it is needed.
  */
 
 import { el } from "./dom.js";
 
 const KEY = "edge-qprompt.token.";
 const PRINTABLE = /^[\x21-\x7e]+$/; // what a header can carry
-const SCOPES = ["read", "promote"];
+const SCOPES = ["read", "publish", "promote"];
 const PARTS = ["token-dialog", "token", "token-submit", "token-cancel", "token-error"];
 const memory = new Map(); // where the browser gives no sessionStorage
 let asking = null;

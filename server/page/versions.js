@@ -18,13 +18,16 @@ const COLUMNS = [
   { title: "Roll back", kind: "act", hidden: true },
 ];
 
-/** A task with its newest versions, or those before `before`; `next` is what to give as `before` for more, or null. */
+/** A task with its newest versions, or those before `before`; `next` is what to give as `before` for more, or null.
+ *
+ * `state` is the version that can be taught one photo more, or null.
+ */
 export async function loadTask(name, signal, before = null, limit = PAGE) {
   const query = new URLSearchParams({ limit });
   if (before !== null) query.set("before", before);
   const task = await askJson(`v1/tasks/${encodeURIComponent(name)}?${query}`, { signal });
   const versions = Array.isArray(task?.versions) ? task.versions.filter((each) => numberOf(each?.version) !== null) : [];
-  return { name, channels: task?.channels ?? {}, versions, next: numberOf(task?.next) };
+  return { name, channels: task?.channels ?? {}, versions, next: numberOf(task?.next), state: numberOf(task?.state) };
 }
 
 /** The version that was asked for, else the one on stable, else the newest, wherever it is; null where there is none. */

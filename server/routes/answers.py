@@ -134,6 +134,9 @@ class VersionPage(BaseModel):
     name: str
     versions: list[Version]
     channels: dict[str, DatedPointer]
+    state: int | None = Field(
+        description="The version whose state the server has, from which `teach` goes on; null: none came with its state."
+    )
     next: int | None = Field(default=None, description="Where the next page of versions begins; null on the last one.")
 
 
@@ -145,6 +148,23 @@ class Published(BaseModel):
     pack: str = PackId
     size: int = Field(ge=1, description="In bytes.")
     warnings: list[str] = Field(description="Where it loses accuracy on this server.")
+
+
+class Taught(BaseModel):
+    """The version that knows a photo, or that does not know it any more."""
+
+    task: str
+    version: int = Field(ge=1, description="No channel points at it yet.")
+    pack: str = PackId
+    base: int = Field(ge=1, description="The version that was gone on from.")
+    before: list[str | None] = Field(
+        description="Labels that the photo was learned under before, none where it is new; null is none of the classes."
+    )
+    expected_accuracy: float | None = Field(
+        ge=0, le=1, description="On new photos, by those that were left out in turn; null: no class has a second photo."
+    )
+    expected_margin: float | None = Field(ge=0, description="Half of its 95 % interval.")
+    notes: list[str] = Field(description="What was done otherwise than asked, or besides.")
 
 
 class Promoted(Pointer):
@@ -211,7 +231,7 @@ WHY = {
     403: "this token lacks the scope",
     404: "there is no such task",
     408: "the body took longer than 20 s: send it faster, or a smaller one",
-    409: "the statement's serial is not the next one: read the channel and sign again",
+    409: "what the request was made from is no longer so: read it again",
     413: "the body is larger than the limit",
     415: "this is not a media type that is taken here",
     422: "there is no parameter tasks: did you mean task?",

@@ -9,41 +9,21 @@ from typing import Annotated, Any
 
 from fastapi import APIRouter, Query, Request, Response
 from pydantic.json_schema import SkipJsonSchema
-from starlette.datastructures import UploadFile
 from starlette.responses import JSONResponse
 
 from edge_qprompt.classify import Answer
-from edge_qprompt.errors import PhotoError
 from server.access import Asker, described, only_for
 from server.attendance import attended
-from server.body import MULTIPART, Body, body_of
+from server.body import body_of
 from server.catalogue import STABLE, Target
 from server.client import client_of
 from server.problem import HTTPProblem
 from server.routes import answers
-from server.routes.names import CHARACTERS, LIMITS, NAME, NONE, ClassNames, StrictRoute, TaskNames, only
+from server.routes.names import CHARACTERS, LIMITS, NAME, NONE, ClassNames, StrictRoute, TaskNames
+from server.routes.photos import Photo, image_body, photos_of
 from server.state import State, state_of
 from server.tokens import Holder, Scope
 
-IMAGE_TYPES = ("", "application/octet-stream", "application/x-www-form-urlencoded")  # what curl --data-binary says
-NAME_CHARS = 255
-FIELDS = ("image",)
-
-BINARY = {"type": "string", "format": "binary"}
-IMAGE_BODY = {
-    "required": True,
-    "content": {
-        **{kind: {"schema": BINARY} for kind in ("image/jpeg", "image/png", "image/webp", "application/octet-stream")},
-        MULTIPART: {
-            "schema": {
-                "type": "object",
-                "required": ["image"],
-                "additionalProperties": False,
-                "properties": {"image": {"type": "array", "items": BINARY, "minItems": 1, "maxItems": LIMITS.images}},
-            },
-        },
-    },
-}
 EXAMPLE = {
     "backbone": "nano",
     "precision": "fp32",
@@ -75,18 +55,10 @@ Threshold = Annotated[
 router = APIRouter(prefix="/v1", tags=["classify"], route_class=StrictRoute)
 
 
-@dataclass(frozen=True)
-class Photo:
-    """Bytes of an image file, and its name where it has one."""
-
-    data: bytes
-    name: str | None
-
-
 @router.post(
     "/classify",
     responses=answers.given(answers.Labels, *answers.BODY, 401, 403, 404, example=EXAMPLE),
-    openapi_extra=described(Scope.CLASSIFY) | {"requestBody": IMAGE_BODY},
+    openapi_extra=described(Scope.CLASSIFY) | {"requestBody": image_body(LIMITS.images)},
 )
 async def classify(
     request: Request,
@@ -110,7 +82,7 @@ async def classify(
     await only_for(request, who, wanted or [])
     question = _Question(who, client_of(request, who), wanted, added, top, channel, embeddings, unknown, threshold)
     async with body_of(request, question.client, state.settings.limits.body_bytes) as body:
-        photos = await _photos(body, state.settings.limits.images)
+        photos = await photos_of(body, state.settings.limits.images)
         answer = await attended(request, _answer(state, question, photos), state.settings.limits.answer_seconds)
     return JSONResponse(answer)  # ready, since to check it again would cost
 
@@ -201,20 +173,3 @@ def _labels(state: State, labels: list[str]) -> tuple[str, ...]:
         if len(name) > limits.label_chars or not name.isprintable():
             raise HTTPProblem(422, f"a class name in labels is not text of at most {limits.label_chars} characters: shorten it")
     return names
-
-
-async def _photos(body: Body, most: int) -> list[Photo]:
-    if body.media_type != MULTIPART:
-        if not (body.media_type.startswith("image/") or body.media_type in IMAGE_TYPES):
-            raise HTTPProblem(415, f"a photo is not {body.media_type}: send an image/... type or {MULTIPART}")
-        photos = [Photo(await body.read(), None)]
-    else:
-        async with body.form(files=most, fields=most) as form:
-            only(form, FIELDS, "file or field")
-            parts = [part for part in form.getlist("image") if isinstance(part, UploadFile)]
-            photos = [Photo(await part.read(), (part.filename or "")[:NAME_CHARS] or None) for part in parts]
-        if not photos:
-            raise HTTPProblem(422, "the form has no file `image`: send at least one")
-    if empty := next((photo for photo in photos if not photo.data), None):
-        raise PhotoError(f"{empty.name or 'the photo'} is empty: send the bytes of an image file")
-    return photos

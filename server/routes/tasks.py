@@ -12,7 +12,7 @@ from starlette.datastructures import UploadFile
 from starlette.responses import JSONResponse
 
 from edge_qprompt.classify import check_adapter
-from edge_qprompt.errors import PackError, SignatureError
+from edge_qprompt.errors import NotFoundError, PackError, SignatureError
 from edge_qprompt.pack import MAX_BYTES, Pack, is_adapter
 from edge_qprompt.trust import MAX_ENVELOPE_BYTES, Envelope
 from server.access import Promoter, Publisher, Reader, described
@@ -24,11 +24,13 @@ from server.residents import Key
 from server.routes import answers
 from server.routes.names import ChannelName, StrictRoute, TaskName, only
 from server.rows import accuracy_of
+from server.settings import Limits
 from server.state import State, state_of
+from server.states import Change
 from server.tokens import Scope
 
 FORM_BYTES = 64 << 10  # for boundaries and headers of a form's parts
-FIELDS = ("pack", "report")
+FIELDS = ("pack", "report", "state")
 REPORT_LEVELS = 16  # of nested JSON; those of `adapt` have four
 PACK_TYPES = ("", "application/octet-stream", "application/vnd.edge-qprompt.pack", "application/x-www-form-urlencoded")
 
@@ -44,6 +46,11 @@ PACK_BODY = {
                 "properties": {
                     "pack": {"type": "string", "format": "binary"},
                     "report": {"type": "string", "description": "The JSON object that `adapt --json` prints."},
+                    "state": {
+                        "type": "string",
+                        "format": "binary",
+                        "description": "The state beside the pack; then `teach` can go on from it.",
+                    },
                 },
             },
             "encoding": {"pack": {"contentType": "application/vnd.edge-qprompt.pack"}},
@@ -94,24 +101,38 @@ async def publish(request: Request, who: Publisher, task: TaskName) -> Response:
     """Publish a pack as the task's next version. The same bytes again give the version that they have, and 200.
 
     A pack with nothing but an adapter is for others to refer to, and must be here before them; no channel can point at it.
-    `warnings` says where it loses accuracy on this server.
+    `warnings` says where it loses accuracy on this server, and whether photos that were taught here are lost: a state that comes
+    with a pack takes the place of the task's.
     """
     state, client = state_of(request), client_of(request, who)
     limits = state.settings.limits
-    async with body_of(request, client, MAX_BYTES + limits.report_bytes + FORM_BYTES) as body:
-        data, report = await _upload(body, limits.report_bytes)
+    async with body_of(request, client, MAX_BYTES + limits.report_bytes + limits.state_bytes + FORM_BYTES) as body:
+        data, report, learned = await _upload(body, limits)
     pack = Pack.decode(data)
     if not is_adapter(pack):
         _gate(state, report)
-    await attended(request, _try(state, client, pack), limits.answer_seconds)
-    done = await state.database.run(state.catalogue.publish, task, pack, report, who.name)
-    said = state.residents.mismatch(task, pack)
+    await attended(request, try_out(state, client, pack), limits.answer_seconds)
+    change, lost = None, ""
+    if learned is not None:
+        change, lost = await attended(request, _change(state, client, task, pack, learned), limits.answer_seconds)
+    done = await state.database.run(state.catalogue.publish, task, pack, report, who.name, change)
     facts = {"task": done.task, "version": done.version, "pack": done.pack, "size": done.size}
-    facts["warnings"] = [said] if said else []
+    facts["warnings"] = [said for said in (state.residents.mismatch(task, pack), lost) if said]
     return JSONResponse(facts, 201 if done.created else 200)
 
 
-async def _try(state: State, client: str, pack: Pack) -> None:
+async def _change(state: State, client: str, task: str, pack: Pack, learned: bytes) -> tuple[Change, str]:
+    """A state that came with a pack, as it is kept, and a warning where it lacks photos that were taught here."""
+    try:
+        old = (await state.database.run(state.catalogue.state, task)).data
+    except NotFoundError:
+        old = None
+    tried = await state.teacher.tried(client, pack, learned, old)
+    said = f"{tried.lost} photos that {task} was taught here are not in the state that came: they are learned no more"
+    return Change(tried.data), said if tried.lost else ""
+
+
+async def try_out(state: State, client: str, pack: Pack) -> None:
     """Make sure that a pack runs on this backbone, and does not take others' time."""
     if is_adapter(pack):
         check_adapter(state.backbone, pack)
@@ -127,18 +148,26 @@ async def _try(state: State, client: str, pack: Pack) -> None:
         await state.residents.classifier(Key(pack.pack_id), pack)
 
 
-async def _upload(body: Body, report_bytes: int) -> tuple[bytes, dict[str, Any] | None]:
-    """Bytes of the pack, and the report if there is one."""
+async def _upload(body: Body, limits: Limits) -> tuple[bytes, dict[str, Any] | None, bytes | None]:
+    """Bytes of the pack, the report if there is one, and bytes of the state if there is one."""
     if body.media_type != MULTIPART:
         if body.media_type not in PACK_TYPES:
             raise HTTPProblem(415, f"a pack is not {body.media_type}: send application/octet-stream or {MULTIPART}")
-        return await body.read(), None
-    async with body.form(files=1, fields=1) as form:
+        return await body.read(), None, None
+    async with body.form(files=2, fields=1) as form:
         only(form, FIELDS, "file or field")
-        pack, text = form.get("pack"), form.get("report")
-        if not isinstance(pack, UploadFile) or isinstance(text, UploadFile):
-            raise HTTPProblem(422, "the form must have a file `pack`, and may have a text `report`")
-        return await pack.read(MAX_BYTES + 1), None if text is None else _report(text, report_bytes)
+        pack, text, state = form.get("pack"), form.get("report"), form.get("state")
+        if not isinstance(pack, UploadFile) or isinstance(text, UploadFile) or isinstance(state, str):
+            raise HTTPProblem(422, "the form must have a file `pack`, and may have a text `report` and a file `state`")
+        report = None if text is None else _report(text, limits.report_bytes)
+        return await pack.read(MAX_BYTES + 1), report, None if state is None else await _state(state, limits.state_bytes)
+
+
+async def _state(part: UploadFile, most: int) -> bytes:
+    data = await part.read(most + 1)
+    if len(data) > most:
+        raise HTTPProblem(413, f"the state is larger than {most} bytes, the limit: push without it, or learn from fewer photos")
+    return data
 
 
 def _report(text: str, most: int) -> dict[str, Any]:

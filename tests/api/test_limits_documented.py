@@ -58,6 +58,9 @@ DOCUMENTED = {
     "photos that wait, of one client": "three quarters of these",
     "class names of a published pack, times its templates": f"{number(LIMITS.names)} with {number(LIMITS.name_chars)} characters",
     "packs that are tried out before they are published": f"{LIMITS.publications}, one a client",
+    "state that comes with a pack": f"{LIMITS.state_bytes // MB} MiB",
+    "photos that a task is taught from": f"{number(LIMITS.taught_photos)}; {number(LIMITS.taught_scores)} times its classes and "
+    "templates",
     "packs that wait for the text encoder": number(LIMITS.pending_packs),
     "class features in memory": f"{LIMITS.residents_bytes // MB} MiB",
 }

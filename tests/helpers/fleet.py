@@ -65,6 +65,7 @@ class Fleet:
     Attributes:
         packs: bytes of each version, by task.
         reports: what came with the versions, by task.
+        states: what came with the packs that came as forms.
         channels: envelopes, by task and channel.
         instead: what answers a path in place of the right answer.
         rivals: each is called once, just before a promotion is looked at.
@@ -74,6 +75,7 @@ class Fleet:
     def __init__(self) -> None:
         self.packs: dict[str, list[bytes]] = {}
         self.reports: dict[str, list[Any]] = {}
+        self.states: list[bytes | None] = []
         self.channels: dict[tuple[str, str], bytes] = {}
         self.instead: dict[str, Misbehaviour] = {}
         self.rivals: list[Callable[[], None]] = []
@@ -179,7 +181,8 @@ class Handler(BaseHTTPRequestHandler):
                 part.get_param("name", header="content-disposition"): part.get_payload(decode=True)
                 for part in email.message_from_bytes(kind + data).get_payload()  # type: ignore[union-attr]
             }
-            data, report = parts["pack"], json.loads(parts["report"])  # type: ignore[assignment,arg-type,index]
+            data, report = parts["pack"], json.loads(parts.get("report") or "null")  # type: ignore[assignment,arg-type,union-attr]
+            self.fleet.states.append(parts.get("state"))  # type: ignore[arg-type]
         packs = self.fleet.packs.setdefault(task, [])
         new = data not in packs
         if new:

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import dataclasses
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+from common import DEMO
 from fleet import DAY, OTHER_KEY, Device, Fleet, Publisher, about, command, fails, newest, pack_of
 
 from device_agent.client import VERSIONS, Client
-from edge_qprompt import Backbone, Pack
+from edge_qprompt import Backbone, Pack, State, adapt, teach
 from edge_qprompt.errors import ServerError
+from edge_qprompt.learn import state_path
 from edge_qprompt.pack.pack import names_section
+from edge_qprompt.photos import load_dataset
 from edge_qprompt.trust.statement import Envelope, sign
 
 
@@ -97,6 +101,30 @@ def test_push_brings_a_report(fleet: Fleet, publisher: Publisher, first: Pack, s
         report.write_text(text)
         fails(publisher.push(first, "--report", report), f"--report {report} cannot be used ({said}", "or leave it out")
     fails(publisher.push(first, "--report", tmp_path / "gone"), "gone cannot be used", "No such file")
+
+
+def test_push_brings_a_state_where_that_is_said(
+    fleet: Fleet, publisher: Publisher, nano: Backbone, second: Pack, tmp_path: Path
+) -> None:
+    learned = teach(nano, adapt(nano, load_dataset(DEMO).select("base")).state, [(DEMO / "test" / "bag" / "3.png", "bag")])
+    report = tmp_path / "report.json"
+    report.write_text("{}")
+    learned.state.save(publisher.folder / "p.qpk")
+    assert publisher.push(learned.pack, "--report", report).code == 0
+    assert publisher.push(learned.pack, "--state").code == 0
+    assert publisher.push(learned.pack, "--state", "--report", report).code == 0
+    nothing, sent, again = fleet.states
+    assert (nothing, again) == (None, sent)
+    assert sent is not None
+    state = State.decode(sent)
+    assert (state.pack_id, state.history, state.before) == (learned.pack.pack_id, (), "")  # no change before is told
+    assert state.known == learned.state.known
+    fails(publisher.push(second, "--state"), "p.qpk.state is of another pack than", "which somebody has replaced")
+    replace(learned.state, pack_id="0" * 64, before=second.pack_id).save(publisher.folder / "p.qpk")
+    fails(publisher.push(second, "--state"), "--state cannot be sent, since", "is of a pack that could not be written")
+    state_path(publisher.folder / "p.qpk").unlink()
+    fails(publisher.push(second, "--state"), "--state cannot be sent, since", "p.qpk.state is not there", "or push without it")
+    assert len(fleet.states) == 3
 
 
 def test_push_that_cannot_be(fleet: Fleet, publisher: Publisher, first: Pack) -> None:
