@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import glob
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -27,7 +29,7 @@ def state_of(path: Path, pack: Pack) -> State | None:
     from edge_qprompt.learn import State, state_path
 
     state = State.beside(path)
-    # one that is of the pack's successor was written when its pack could not be: the change is finished with the next one
+    # one that is of the pack's successor was written when its pack could not be: `change` finishes that
     if state is not None and pack.pack_id not in (state.pack_id, state.before):
         raise StateError(
             f"{state_path(path)} is of another pack than {path}, which somebody has replaced: learn it again with "
@@ -36,8 +38,8 @@ def state_of(path: Path, pack: Pack) -> State | None:
     return state
 
 
-def known_to(path: Path, pack: Pack) -> frozenset[bytes]:
-    """Digests of the photos that a pack was learned from, as far as that is known; a state that can't be used is a warning."""
+def known_to(path: Path, pack: Pack) -> frozenset[bytes] | None:
+    """Digests of the photos that a pack was learned from; None where they are not known, for what reason ever."""
     from edge_qprompt.pack import ZERO_SHOT
 
     if pack.method == ZERO_SHOT:  # which learns nothing
@@ -46,8 +48,11 @@ def known_to(path: Path, pack: Pack) -> frozenset[bytes]:
         state = state_of(path, pack)
     except StateError as error:
         terminal.warn(str(error))
-        return frozenset()
-    return frozenset() if state is None else state.known
+        return None
+    if state is not None and state.pack_id != pack.pack_id:
+        terminal.warn(f"a change of {path} was interrupted: `teach` or `forget` finishes it")
+        return None
+    return None if state is None else state.known
 
 
 def change(path: Path, backbone: str, providers: str, make: Change) -> tuple[Relearned, Backbone]:
@@ -61,26 +66,46 @@ def change(path: Path, backbone: str, providers: str, make: Change) -> tuple[Rel
     Raises:
         StateError: there is no state, or what `make` raises.
     """
-    from edge_qprompt.learn import state_path
+    from edge_qprompt.learn import remade, state_path
     from edge_qprompt.pack import Pack
 
+    Pack.open(path)  # whether it is there at all
     with locked(path.parent):
-        state = state_of(path, Pack.open(path))
+        opened = Pack.open(path)
+        state = state_of(path, opened)
         if state is None:
             raise StateError(
                 f"there is no {state_path(path).name} beside {path}, so nobody knows what it was learned from: "
                 "learn it with `edge-qprompt adapt`, which writes one"
             )
         model = terminal.open_backbone(backbone, state.precision, providers)
+        for left in path.parent.glob(f".{glob.escape(path.name)}.*.part"):
+            left.unlink(missing_ok=True)  # of a process that was killed: it may hold features
+        if opened.pack_id != state.pack_id:
+            remade(model, state).pack.save(path)
+            state = _settled(path, state)
+            terminal.warn("a change that was interrupted is finished now; if it is the one asked for, no other is needed")
         result = make(model, state)
-        result.state.save(path)
+        result.state.save(path)  # which names the pack that it takes the place of, so that this can be finished
         result.pack.save(path)
+        _settled(path, result.state)
     return result, model
+
+
+def _settled(path: Path, state: State) -> State:
+    """A state whose pack lies beside it: an older pack that is put there is then no interrupted change."""
+    settled = replace(state, before="")
+    settled.save(path)
+    return settled
 
 
 def facts(path: Path, result: Relearned, model: Backbone) -> dict[str, Any]:
     """What is told of a change."""
-    seen = result.expected
+    from edge_qprompt.classify import Classifier
+
+    seen, state = result.expected, result.state
+    others = state.features[state.labels < 0, 0].astype("float32")
+    unknown = int((~Classifier(model, result.pack).knows(others)).sum()) if len(others) else 0
     return {
         "pack": str(path),
         "bytes": result.pack.size,
@@ -90,6 +115,8 @@ def facts(path: Path, result: Relearned, model: Backbone) -> dict[str, Any]:
         "precision": model.precision,
         "images_used": result.state.photos,
         "per_class": result.state.counts,
+        "others": len(others),
+        "others_unknown": unknown,
         "expected_accuracy": seen.accuracy if seen else None,
         "expected_margin": seen.margin if seen else None,
         "notes": list(result.notes),
@@ -105,5 +132,9 @@ def lines(r: dict[str, Any]) -> list[str]:
     return [
         f"{r['pack']}  {r['bytes']} bytes, {r['classes']} classes, {r['method']} on {r['backbone']} {r['precision']}",
         f"accuracy   {expected}",
-        f"learned    from {r['images_used']} photos",
+        f"learned    from {r['images_used']} photos" + _others(r),
     ]
+
+
+def _others(r: dict[str, Any]) -> str:
+    return f"; of {r['others']} that show none of the classes {r['others_unknown']} are called unknown" if r["others"] else ""

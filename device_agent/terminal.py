@@ -165,12 +165,17 @@ def adapter_of(path: Path, pack: Pack, given: Sequence[Path]) -> Pack | None:
 
 def emit(result: dict[str, Any], as_json: bool, lines: Callable[[dict[str, Any]], Sequence[str]]) -> None:
     """Print a result on stdout, as JSON or as what `lines` makes of it."""
-    click.echo(json.dumps(result) if as_json else "\n".join(lines(result)))
+    click.echo(json.dumps(result) if as_json else "\n".join(map(_shown, lines(result))))
 
 
 def warn(text: str) -> None:
     """A line on stderr about something that went on regardless."""
-    click.echo(f"warning: {text}", err=True)
+    click.echo(f"warning: {_shown(text)}", err=True)
+
+
+def _shown(text: str) -> str:
+    """A line that steers no terminal, whatever a file is called."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
 def warn_notes(notes: Sequence[str]) -> None:

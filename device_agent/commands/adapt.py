@@ -104,7 +104,9 @@ def _own_options() -> str:
     help="Seconds in which auto may try what is learned step by step as well; the best is then learned on all photos.",
 )
 @click.option("--fast", is_flag=True, help="The same as --method qres: milliseconds after the photos are encoded.")
-@click.option("--bits", type=click.IntRange(1, 8), show_default="1, for qmaple 4", help="Bits a prompt weight.")
+@click.option(
+    "--bits", type=click.IntRange(1, 8), show_default="1, for qmaple 4", help="Bits a weight of a prompt, or of a discriminant."
+)
 @click.option(
     "--residual-bits", type=click.IntRange(1, 8), show_default="2", help="Bits a class residual (qres, learned-qres, with +qres)."
 )
@@ -194,6 +196,7 @@ def command(
     state, e.g. flowers.qpk.state: the photos' features and digests, no photo, for `teach`, `forget` and `evaluate`. Features
     are cached, so a second run is quicker.
     """
+    from edge_qprompt.files import locked
     from edge_qprompt.pack import names_section
     from edge_qprompt.photos import load_dataset
     from edge_qprompt.prompts import check_template
@@ -226,11 +229,12 @@ def command(
         if checkpoint.exists():
             terminal.warn("stopped; the same command with --resume goes on from the last checkpoint")
         raise
-    if no_state:
-        state_path(out).unlink(missing_ok=True)  # what lies there is of another pack
-    else:
-        result.state.save(out)
-    result.pack.save(out)
+    with locked(out.parent):
+        if no_state:
+            state_path(out).unlink(missing_ok=True)  # what lies there is of another pack
+        else:
+            result.state.save(out)
+        result.pack.save(out)
     checkpoint.unlink(missing_ok=True)
     terminal.warn_skipped(result.skipped)
     terminal.warn_notes(result.notes)
@@ -244,6 +248,10 @@ def command(
 def _method(options: dict[str, Any]) -> str:
     """What to learn with. What is said about a prompt, or about one method alone, needs that method."""
     named = click.get_current_context().get_parameter_source("method") is not click.core.ParameterSource.DEFAULT
+    if (named and options["method"] != AUTO) or options["fast"]:
+        for name, said in (("budget", options["budget"] is not None), ("seconds", options["seconds"] > 0)):
+            if said:
+                raise click.UsageError(f"--{name} is what auto chooses within: leave it out, or the method")
     if options["fast"]:
         if named:
             raise click.UsageError("--fast is a method of its own: leave --method out")
@@ -317,8 +325,9 @@ def _method_options(options: dict[str, Any]) -> dict[str, Option]:
         return {}
     method = METHODS[options["method"]]
     named: dict[str, Option] = {} if options["residual_bits"] is None else {"residual_bits": options["residual_bits"]}
-    if options["bits"] and any(each.name == "prompt_bits" for each in fields(method.Options)):
-        named["prompt_bits"] = options["bits"]
+    for own in ("prompt_bits", "discriminant_bits"):
+        if options["bits"] and any(each.name == own for each in fields(method.Options)):
+            named[own] = options["bits"]
     return {**named, **options["own"]}
 
 

@@ -149,6 +149,8 @@ def _lines(r: dict[str, Any]) -> list[str]:
     if r["accuracy"] is None:
         share = terminal.percent(r["accuracy_on_photos_learned_from"])
         measured = f"accuracy on photos learned from   {share} on {r['n']} of {r['classes']} classes: new photos have less"
+    elif r["learned_from"] is None and r["split"] != "test":
+        measured += "; whether it was learned from them is not known"
     elif r["learned_from"]:
         measured += f"; {r['learned_from']} that it was learned from are left out"
     others = _other_lines(r["others"]) if "others" in r else []

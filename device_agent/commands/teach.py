@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 @click.option("--undo", is_flag=True, help="Take back the last --label or --rename that no `forget` came after.")
 @terminal.backbone_option
 @terminal.providers_option
+@terminal.strict_option
 @terminal.json_option
 def command(
     pack: Path,
@@ -33,6 +34,7 @@ def command(
     undo: bool,
     backbone: str,
     providers: str,
+    strict: bool,
     as_json: bool,
 ) -> None:
     """Teach PACK what IMAGES show. They are files, folders or globs.
@@ -49,13 +51,15 @@ def command(
     """
     from device_agent import learned
 
-    result, model = learned.change(pack, backbone, providers, _change(images, label, none, rename, undo))
+    result, model = learned.change(pack, backbone, providers, _change(images, label, none, rename, undo, strict))
     for note in result.notes:
         terminal.warn(note)
     terminal.emit(learned.facts(pack, result, model), as_json, learned.lines)
 
 
-def _change(images: tuple[str, ...], label: str | None, none: bool, names: tuple[str, str] | None, take_back: bool) -> Change:
+def _change(
+    images: tuple[str, ...], label: str | None, none: bool, names: tuple[str, str] | None, take_back: bool, strict: bool
+) -> Change:
     """The one thing that was asked for."""
     from edge_qprompt.learn import rename, teach, undo
 
@@ -67,4 +71,4 @@ def _change(images: tuple[str, ...], label: str | None, none: bool, names: tuple
     if take_back:
         return undo
     photos = [(path, label) for image in images for path in terminal.expand(image)]
-    return partial(teach, photos=photos)
+    return partial(teach, photos=photos, strict=strict)

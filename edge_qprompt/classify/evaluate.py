@@ -30,7 +30,7 @@ class Evaluation:
         names: (C,) classes, those of the photos.
         split: "test"; "all photos" where the data set has no test split; or "photos learned from" where there are no others, so
             that scores are higher than new photos will have.
-        learned_from: photos of the split that the pack is known to have been learned from; left out where there are others.
+        learned_from: photos of the split that the pack was learned from; left out where there are others; None: not known.
         pack: scores of the pack.
         zero_shot: scores of the hand-written prompt on the same photos.
         unknown: how photos of none of the classes are told from them; None where there were none.
@@ -40,7 +40,7 @@ class Evaluation:
 
     names: tuple[str, ...]
     split: str
-    learned_from: int
+    learned_from: int | None
     pack: Scores
     zero_shot: Scores
     unknown: Unknown | None
@@ -66,7 +66,7 @@ def evaluate(
     *,
     names: Sequence[str] | None = None,
     adapter: Pack | None = None,
-    learned_from: Collection[bytes] = (),
+    learned_from: Collection[bytes] | None = None,
     others: Sequence[AnyPhoto] = (),
     templates: tuple[str, ...] = (DEFAULT_TEMPLATE,),
     strict: bool = False,
@@ -80,7 +80,8 @@ def evaluate(
         data: photos with their classes, in any form that `photos.dataset_of` takes; the test split where there is one.
         names: class names in the order of the labels, where the data have numbers.
         adapter: the pack that holds the adapter, where the pack refers to one.
-        learned_from: SHA-256 of the photos that the pack was learned from, as `State.known` has them; they are left out.
+        learned_from: SHA-256 of the photos that the pack was learned from, as `State.known` has them; they are left out. None
+            where they are not known.
         others: photos of none of the classes.
         templates: of the hand-written prompt; several make an ensemble.
         strict: raise instead of skipping a photo that cannot be read.
@@ -98,7 +99,7 @@ def evaluate(
     by_hand = zero_shot(backbone, dataset.names, *templates)
     read = partial(_features, photos, strict=strict, progress=progress)
     features = read(learned.backbone, "encode photos")
-    known = [digest in learned_from for digest in features.digests]
+    known = [digest in (learned_from or ()) for digest in features.digests]
     new = [i for i, seen in enumerate(known) if not seen]
     if all(known):
         split, new = LEARNED_FROM, list(range(len(known)))
@@ -106,13 +107,15 @@ def evaluate(
     if others:
         sources = tuple(source_of(photo, f"photo {i} of the others") for i, photo in enumerate(others))
         foreign = _features(Photos(sources, ()), learned.backbone, "encode the others", strict=strict, progress=progress)
+        strange = [i for i, digest in enumerate(foreign.digests) if digest not in (learned_from or ())]
+        strange = strange or list(range(len(foreign.digests)))
         labels = np.array(photos.labels, np.int64)[features.kept[new]]
-        apart = tell_apart(learned, features.values[new, 0], labels, foreign.values[:, 0])
+        apart = tell_apart(learned, features.values[new, 0], labels, foreign.values[strange, 0])
     by_hand_features = read(backbone, "encode photos for the hand-written prompt") if learned.own_encoder else features
     return Evaluation(
         names=dataset.names,
         split=split,
-        learned_from=sum(known),
+        learned_from=None if learned_from is None else sum(known),
         pack=score(learned, photos, features, new),
         zero_shot=score(by_hand, photos, by_hand_features, new),
         unknown=apart,

@@ -16,7 +16,7 @@ from edge_qprompt.learn.candidates import AUTO, CLASS_BUDGET, LEAST_BUDGET, PROM
 from edge_qprompt.learn.doctor import Diagnosis, Gain, Growth, Mislabelled, Overlap, Point, Poor, Rare, Seen, Twins, diagnose
 from edge_qprompt.learn.method import ClosedForm, Method, Option, Takes
 from edge_qprompt.learn.methods.registry import METHODS
-from edge_qprompt.learn.relearn import Encoded, Relearned, check, forget, rename, teach, teach_encoded, undo
+from edge_qprompt.learn.relearn import Encoded, Relearned, check, forget, remade, rename, teach, teach_encoded, undo
 from edge_qprompt.learn.settings import (
     ALL,
     COOP_LR,
@@ -95,6 +95,7 @@ __all__ = [
     "forget",
     "has_bfloat16",
     "one_core",
+    "remade",
     "rename",
     "state_path",
     "teach",

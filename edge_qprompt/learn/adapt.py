@@ -31,7 +31,7 @@ from edge_qprompt.learn.state import State
 from edge_qprompt.learn.state_check import OTHER
 from edge_qprompt.learn.with_prompts import with_prompts
 from edge_qprompt.pack import Pack, Precision
-from edge_qprompt.photos import AnyData, AnyPhoto, Dataset, Photos, Views, dataset_of, features_of, source_of
+from edge_qprompt.photos import AnyData, AnyPhoto, Dataset, Photos, Views, dataset_of, features_of, list_photos, source_of
 
 DEFAULTS = AdaptSettings()
 
@@ -43,7 +43,7 @@ def adapt(
     checkpoint: Path | None = None,
     *,
     names: Sequence[str] | None = None,
-    others: Sequence[AnyPhoto] = (),
+    others: str | Path | Sequence[AnyPhoto] = (),
     resume: bool = False,
     progress: Progress | None = None,
 ) -> Adaptation:
@@ -56,7 +56,8 @@ def adapt(
         settings: what to do; without any the method is "auto", the best for these photos within 100 bytes a class.
         checkpoint: file to keep checkpoints in; the caller removes it once the pack is safe.
         names: class names in the order of the labels, where the data have numbers.
-        others: photos of none of the classes, by which the method qgda says better which photos these are.
+        others: photos of none of the classes, by which the method qgda says better which photos these are: a folder, a file, or a
+            list of photos.
         resume: go on from that file.
         progress: called with stage, done, total and a note; None shows bars in a notebook, and nothing elsewhere.
 
@@ -73,7 +74,7 @@ def adapt(
         for note in data.notes:
             warnings.warn(note, stacklevel=2)
     with Bars(in_notebook()) as bars:
-        return _adapt(backbone, data, others, settings, checkpoint, resume, progress or bars)
+        return _adapt(backbone, data, _listed(others), settings, checkpoint, resume, progress or bars)
 
 
 def _adapt(
@@ -103,6 +104,10 @@ def _adapt(
         chosen = with_prompts(backbone, data.names, train, by_hand, chosen, asked.seconds, progress)
     settings, method = chosen.settings, chosen.method
     notes += more
+    if foreign and settings.method != PREFERRED:
+        notes += (
+            f"photos of none of the classes say nothing to the method {settings.method}: only {PREFERRED} tells them apart",
+        )
     if method is not None:
         learned = Learned(method.number, method.result(), facts=method.facts())
     else:
@@ -130,7 +135,7 @@ def _adapt(
         state=replace(state, pack_id=pack.pack_id),
         names=data.names,
         used=len(train.labels),
-        skipped=train.features.skipped + (spares.features.skipped if spares else ()),
+        skipped=tuple(skipped for part in (train, spares, foreign) if part for skipped in part.features.skipped),
         notes=notes,
         method=settings.method,
         candidates=chosen.candidates,
@@ -179,6 +184,12 @@ def _encode(
     return Labelled(features, paths, np.array(photos.labels, np.int64)[features.kept])
 
 
+def _listed(photos: str | Path | Sequence[AnyPhoto]) -> Sequence[AnyPhoto]:
+    if not isinstance(photos, str | Path):
+        return photos
+    return list_photos(Path(photos)) if Path(photos).is_dir() else [Path(photos)]
+
+
 def _others(
     backbone: Backbone, others: Sequence[AnyPhoto], train: Labelled, settings: AdaptSettings, progress: Progress
 ) -> tuple[Labelled | None, tuple[str, ...]]:
@@ -189,6 +200,10 @@ def _others(
     found = _encode(
         backbone, Photos(sources, (OTHER,) * len(sources)), settings.wanted_views, settings, "encode the others", progress
     )
+    if not len(found.labels):
+        raise DataError(
+            f"none of the {len(sources)} photos of the others can be read; of the first: {found.features.skipped[0][1]}"
+        )
     alone, _ = once_each(found, ())
     return unseen(alone, set(train.features.digests), "photos of none of the classes")
 

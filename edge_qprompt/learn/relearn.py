@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from edge_qprompt.backbone import Backbone, name_tokens
 from edge_qprompt.classify import zero_shot
-from edge_qprompt.errors import FingerprintError, StateError
+from edge_qprompt.errors import DataError, FingerprintError, StateError
 from edge_qprompt.learn.at_once import assembled, at_once, provenance
 from edge_qprompt.learn.candidates import AUTO, Candidate, Expected, only_by_hand
 from edge_qprompt.learn.method import ClosedForm
@@ -50,7 +50,7 @@ class Relearned:
     notes: tuple[str, ...] = ()
 
 
-def teach(backbone: Backbone, state: State, photos: Sequence[tuple[AnyPhoto, Label]]) -> Relearned:
+def teach(backbone: Backbone, state: State, photos: Sequence[tuple[AnyPhoto, Label]], *, strict: bool = False) -> Relearned:
     """Learn more photos. One that is known under another label gets the new one; one that is known so already changes nothing.
 
     Args:
@@ -58,19 +58,23 @@ def teach(backbone: Backbone, state: State, photos: Sequence[tuple[AnyPhoto, Lab
         state: what was learned so far: of an `Adaptation`, a `Relearned`, or `State.beside` a pack.
         photos: of which each is a path, the bytes of an image file, a PIL image or an array (H, W, 3) of uint8, and its class;
             a class that is new begins with it; None is a photo of none of the classes, by which the pack tells these.
+        strict: raise instead of skipping a photo that cannot be read.
 
     Raises:
         StateError: the pack was not learned in closed form, or one photo is given two labels.
-        PhotoError: a photo cannot be read.
+        DataError: no photo can be read; with `strict`, one of them cannot.
         PromptError: a class name that does not fit, or no pack fits the budget any more.
         FingerprintError: the state belongs to another backbone, or to another precision of it.
     """
     check(backbone, state, [label for _, label in photos])
     sources = [source_of(photo, f"photo {i}") for i, (photo, _) in enumerate(photos)]
-    found = extract(backbone, sources, views=Views(state.views, state.settings.loop.seed), strict=True)
-    rows = zip(sources, found.digests, found.values, strict=True)
-    encoded = [Encoded(str(source), digest, features) for source, digest, features in rows]
-    return teach_encoded(backbone, state, [(each, label) for each, (_, label) in zip(encoded, photos, strict=True)])
+    found = extract(backbone, sources, views=Views(state.views, state.settings.loop.seed), strict=strict)
+    if photos and not len(found.kept):
+        raise DataError(f"none of the {len(photos)} photos can be read; of the first: {found.skipped[0][1]}")
+    rows = zip(found.kept.tolist(), found.digests, found.values, strict=True)
+    encoded = [(Encoded(str(sources[i]), digest, features), photos[i][1]) for i, digest, features in rows]
+    result = teach_encoded(backbone, state, encoded)
+    return replace(result, notes=(*(f"skipped: {reason}" for _, reason in found.skipped), *result.notes))
 
 
 @dataclass(frozen=True)
@@ -110,7 +114,11 @@ def teach_encoded(backbone: Backbone, state: State, photos: Sequence[tuple[Encod
         return _learned(backbone, state, tuple(notes), state)
     change = Change(state.names, tuple((photo.digest.hex(), before) for photo, _, before in new))
     features = np.stack([photo.features for photo, _, _ in new])
+    notes += [
+        f"{label} is a new class" for label in dict.fromkeys(label for _, label, _ in new) if label not in (*state.names, None)
+    ]
     changed = _with_photos(state, [photo.digest for photo, _, _ in new], [label for _, label, _ in new], features)
+    notes += [f"{name} has no photo left, and is no class any more" for name in state.names if name not in changed.names]
     return _learned(backbone, replace(changed, history=(*state.history, change)), tuple(notes), state)
 
 
@@ -169,6 +177,16 @@ def rename(backbone: Backbone, state: State, old: str, new: str) -> Relearned:
     return _learned(backbone, replace(changed, history=(*state.history, change)), (), state)
 
 
+def remade(backbone: Backbone, state: State) -> Relearned:
+    """The pack of a state as it is.
+
+    Raises:
+        StateError, PromptError, FingerprintError: as of `teach`.
+    """
+    check(backbone, state)
+    return _learned(backbone, state, (), state)
+
+
 def undo(backbone: Backbone, state: State) -> Relearned:
     """Take the last change back that `teach` or `rename` made and no `forget` came after.
 
@@ -188,6 +206,10 @@ def undo(backbone: Backbone, state: State) -> Relearned:
         mine = changed.rows_of({key})
         features = np.repeat(changed.features[mine][:1], len(labels), axis=0)
         changed = _with_photos(changed.without(mine), [key] * len(labels), labels, features)
+    if set(changed.names) != set(last.names):
+        raise StateError(
+            f"the last change was made among other classes than {', '.join(changed.names[:10])}: the state is damaged"
+        )
     return _learned(backbone, replace(changed.named(last.names), history=tuple(history)), (), state)
 
 

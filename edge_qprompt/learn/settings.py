@@ -191,6 +191,10 @@ class AdaptSettings:
     method_settings: MethodSettings = field(default_factory=MethodSettings)
     engine: EngineSettings = field(default_factory=EngineSettings)
 
+    def __post_init__(self) -> None:
+        if min(self.shots, self.views, self.budget or 1) < 1 or self.budget == 0 or self.seconds < 0:
+            raise PromptError(f"shots, views and budget must be 1 or more, and seconds 0 or more: {self}")
+
     @property
     def wanted_views(self) -> Views:
         """Views of each training photo; where nothing is learned, the centre crop."""

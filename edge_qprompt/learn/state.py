@@ -186,7 +186,7 @@ class State:
         Raises:
             OSError: as `files.write_whole`.
         """
-        write_whole(state_path(pack), self.encode())
+        write_whole(state_path(pack).resolve(), self.encode())  # through a link, so that nothing old is left where it points to
 
     @staticmethod
     def beside(pack: Path) -> State | None:
@@ -195,15 +195,19 @@ class State:
         Raises:
             StateError: the file is damaged, or of a newer version.
         """
-        path = state_path(pack)
+        path = state_path(Path(pack))
         if not path.exists():
             return None
+        if not path.is_file():
+            raise StateError(f"{path} is no regular file: take it away, and {AGAIN}")
         advice = f"delete it, and {AGAIN}"
         try:
             if path.stat().st_size > MAX_STATE_BYTES:
                 raise ValueError("it is too large")
             data = path.read_bytes()
-        except (ValueError, OSError) as error:
+        except OSError as error:
+            raise StateError(f"the state {path} cannot be read ({error.strerror}): make it readable") from error
+        except ValueError as error:
             raise StateError(f"the state {path} is damaged ({error}): {advice}") from error
         return State.decode(data, what=f"the state {path}", advice=advice)
 

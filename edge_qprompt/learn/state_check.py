@@ -8,6 +8,7 @@ import numpy as np
 
 from edge_qprompt.learn.candidates import AUTO
 from edge_qprompt.learn.methods.registry import METHODS
+from edge_qprompt.prompts import check_template
 
 if TYPE_CHECKING:
     from edge_qprompt.learn.state import Change, State
@@ -26,6 +27,8 @@ def check(state: State) -> None:
     settings = state.settings
     if settings.method not in (AUTO, *METHODS) or not settings.n_ctx or settings.n_ctx < 1:
         raise ValueError(f"it was learned by {settings.method!r} with {settings.n_ctx} tokens")
+    for template in settings.method_settings.templates:
+        check_template(template)
     if settings.wanted_views.count != state.views:
         raise ValueError(f"it has {state.views} views a photo")
     for change in state.history:
@@ -46,10 +49,12 @@ def _check_rows(state: State) -> None:
 
 
 def _check_change(change: Change) -> None:
+    if change.renamed is not None and not (isinstance(change.renamed, tuple) and len(change.renamed) == 2):
+        raise ValueError("its history is damaged")
     names = [*change.names, *(change.renamed or ())]
     for digest, labels in change.photos:
         names += [label for label in labels if label is not None]
         if len(bytes.fromhex(digest)) != DIGEST_BYTES:
             raise ValueError("a digest of its history is none")
-    if not all(isinstance(name, str) for name in names) or (change.renamed and len(change.renamed) != 2):
+    if not all(isinstance(name, str) for name in names):
         raise ValueError("its history is damaged")

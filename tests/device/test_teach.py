@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
+import os
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -40,7 +43,7 @@ def adapted(command: Command, pack: Path, root: Path) -> bytes:
 def test_teach_is_adapt_on_all_photos(pack: Path, edge_qprompt_command: Command, tmp_path: Path) -> None:
     new = sorted(SHOE.iterdir())[:2]
     done = edge_qprompt_command("teach", pack, "--label", "ankle boot", *new, "--json")
-    assert (done.code, done.err) == (0, "")
+    assert (done.code, done.err) == (0, "warning: ankle boot is a new class\n")
     assert done.json["per_class"] == {"ankle boot": 2, "bag": 3, "coat": 3, "sandal": 3}
     assert done.json["images_used"] == 11
     assert done.json["bytes"] == pack.stat().st_size
@@ -96,19 +99,67 @@ def test_nothing_is_changed_without_a_state_that_fits(pack: Path, edge_qprompt_c
     shutil.copy(pack, other)
     fails(edge_qprompt_command("teach", other, "--label", "boot", photo), "there is no b.qpk.state beside", "edge-qprompt adapt")
     edge_qprompt_command("teach", pack, "--label", "boot", photo)
-    shutil.copy(other, pack)  # as `pull` would put another version there: one that was here before the change
-    shutil.copy(state_path(pack), state_path(other))
-    done = edge_qprompt_command("teach", other, "--undo")
-    assert done.code == 0, done  # the pack could not be written: the state is ahead by one change
+    taught = pack.read_bytes()
+    shutil.copy(other, pack)  # as `rollback` and `pull` would put another version there
+    fails(edge_qprompt_command("teach", pack, "--undo"), "is of another pack", "somebody has replaced")
+    pack.write_bytes(taught)
     data = state_path(pack).read_bytes()
     state_path(pack).write_bytes(data[:-1])
     fails(edge_qprompt_command("teach", pack, "--undo"), "is damaged", "edge-qprompt adapt")
-    state_path(pack).write_bytes(data)
-    edge_qprompt_command("teach", pack, "--undo")
+    state_path(pack).unlink()
+    os.mkfifo(state_path(pack))
+    fails(edge_qprompt_command("teach", pack, "--undo"), "is no regular file")
+
+
+@pytest.mark.parametrize("again", [("teach", "--undo"), ("forget", "--label", "sandal")])
+def test_an_interrupted_change_is_finished_first(pack: Path, edge_qprompt_command: Command, again: tuple[str, ...]) -> None:
+    before, photo = pack.read_bytes(), next(SHOE.iterdir())
     edge_qprompt_command("teach", pack, "--label", "boot", photo)
-    edge_qprompt_command("teach", pack, "--label", "shoe", photo)
-    shutil.copy(other, pack)
-    fails(edge_qprompt_command("teach", pack, "--undo"), "is of another pack", "somebody has replaced")
+    taught, state = pack.read_bytes(), State.beside(pack)
+    assert state
+    assert state.before == ""
+    pack.write_bytes(before)  # killed between the two
+    replace(state, before=Pack.decode(before).pack_id).save(pack)
+    part = pack.with_name(f".{state_path(pack).name}.0123abcd.part")
+    part.write_bytes(b"features")
+    fails(
+        edge_qprompt_command("forget", pack, BAG / "9.png"),
+        "warning: a change that was interrupted is finished now",
+        "none of the 10 photos",
+    )
+    assert pack.read_bytes() == taught
+    assert not part.exists()
+    pack.write_bytes(before)
+    replace(state, before=Pack.decode(before).pack_id).save(pack)
+    evaluated = edge_qprompt_command("evaluate", pack, pack.parent / "photos", "--json")
+    assert "was interrupted" in evaluated.err
+    assert evaluated.json["learned_from"] is None
+    done = edge_qprompt_command(again[0], pack, *again[1:])
+    assert "interrupted is finished now" in done.err
+    settled = State.beside(pack)
+    assert settled
+    assert settled.pack_id == Pack.open(pack).pack_id
+    assert settled.before == ""
+    assert (pack.read_bytes() == before) == (again[0] == "teach")
+
+
+def test_a_state_behind_a_link_stays_there(pack: Path, edge_qprompt_command: Command, tmp_path: Path) -> None:
+    real = tmp_path / "elsewhere"
+    state_path(pack).rename(real)
+    state_path(pack).symlink_to(real)
+    photo = tmp_path / "photos" / "bag" / "0.png"
+    digest = hashlib.sha256(photo.read_bytes()).digest()
+    assert digest in real.read_bytes()
+    assert edge_qprompt_command("forget", pack, photo).code == 0
+    assert state_path(pack).is_symlink()
+    assert digest not in real.read_bytes()
+
+
+def test_forget_takes_what_was_learned_and_names_the_rest(pack: Path, edge_qprompt_command: Command) -> None:
+    done = edge_qprompt_command("forget", pack, BAG / "0.png", BAG / "9.png")
+    assert done.code == 0
+    assert f"warning: {BAG / '9.png'} is none of the photos that the pack was learned from" in done.err
+    assert "learned    from 8 photos" in done.out
 
 
 def test_two_who_teach_at_once_both_count(pack: Path) -> None:
@@ -141,7 +192,8 @@ def test_evaluate_never_calls_it_accuracy_on_photos_learned_from(
     )
     state_path(pack).write_bytes(b"")
     done = edge_qprompt_command("evaluate", pack, root, "--json")
-    assert (done.json["n"], done.json["learned_from"]) == (13, 0)
+    assert (done.json["n"], done.json["learned_from"]) == (13, None)
+    assert "whether it was learned from them is not known" in edge_qprompt_command("evaluate", pack, root).out
     assert "is damaged" in done.err
 
 

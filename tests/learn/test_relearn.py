@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from safetensors.numpy import load, save
 
 from edge_qprompt import AdaptSettings, Backbone, State, adapt, evaluate, forget, rename, teach, undo
-from edge_qprompt.errors import FingerprintError, PhotoError, StateError
+from edge_qprompt.errors import DataError, FingerprintError, PhotoError, StateError
 from edge_qprompt.learn import LoopSettings, MethodSettings, Relearned, state_path
 from edge_qprompt.pack import DECISION
 from edge_qprompt.photos import load_dataset
@@ -188,8 +188,13 @@ def test_what_cannot_be_taught_is_said(nano: Backbone, tmp_path: Path) -> None:
     with pytest.raises(StateError, match="no letter"):
         teach(nano, state, [(FILES[50], " _- ")])
     (tmp_path / "no.png").write_bytes(b"no photo")
-    with pytest.raises(PhotoError, match=r"no\.png"):
+    with pytest.raises(DataError, match=r"none of the 1 photos can be read.*no\.png"):
         teach(nano, state, [(tmp_path / "no.png", "coat")])
+    with pytest.raises(PhotoError, match=r"no\.png"):
+        teach(nano, state, [(FILES[50], "coat"), (tmp_path / "no.png", "coat")], strict=True)
+    skipping = teach(nano, state, [(FILES[50], "coat"), (tmp_path / "no.png", "coat")])
+    assert skipping.state.counts["coat"] == 1
+    assert "no.png" in skipping.notes[0]
     with pytest.raises(StateError, match="there is no class 'hat', there are 10 bags"):
         forget(nano, state, label="hat")
     with pytest.raises(StateError, match="is none of the 12 photos"):
@@ -206,7 +211,11 @@ def test_what_cannot_be_taught_is_said(nano: Backbone, tmp_path: Path) -> None:
         "is learned as shirt already",
         "was learned as shirt, and is coat now",
         "was learned as shirt, and is none of the classes now",
+        "",
     ]
+    assert notes[-1] == "coat is a new class"
+    gone = teach(nano, state, [(photo, "shirt") for photo, label in START if label == "10 bags"]).notes
+    assert gone[-1] == "10 bags has no photo left, and is no class any more"
 
 
 def test_classes_with_an_order_of_their_own_keep_it(nano: Backbone) -> None:
@@ -222,18 +231,32 @@ def test_classes_with_an_order_of_their_own_keep_it(nano: Backbone) -> None:
     assert back.pack == taught.pack
 
 
-def test_others_move_the_threshold(nano: Backbone) -> None:
-    base = load_dataset(DEMO).select("base")
-    foreign = load_dataset(DEMO).select("new")
+@pytest.mark.parametrize("shots", [3, 6, 16])
+def test_others_raise_the_threshold_and_never_lower_it(nano: Backbone, shots: int) -> None:
+    base, foreign = load_dataset(DEMO).select("base"), load_dataset(DEMO).select("new")
     assert foreign.test
-    alone, told = adapt(nano, base), adapt(nano, base, others=foreign.train.paths)
+    settings = AdaptSettings(shots=shots)
+    alone, told = adapt(nano, base, settings), adapt(nano, base, settings, others=foreign.train.paths)
     least = [each.pack.get(DECISION).unknown for each in (alone, told)]  # type: ignore[union-attr]
-    assert least[0] != least[1]
+    assert least[0] < least[1] if shots == 3 else least[0] <= least[1]
     seen = [evaluate(nano, each.pack, base, others=foreign.test.paths).unknown for each in (alone, told)]
-    wrong = [each.lost + 1 - each.found for each in seen if each]
-    assert wrong[1] <= wrong[0]
-    assert told.state.photos == len(base.train)
-    assert len(told.state.labels) == len(base.train) + len(foreign.train)
+    assert seen[0]
+    assert seen[1]
+    assert seen[0].found <= seen[1].found
+    assert told.state.photos == 5 * shots
+    assert len(told.state.labels) == 5 * shots + len(foreign.train)
+
+
+def test_others_that_say_nothing_are_named(nano: Backbone, tmp_path: Path) -> None:
+    base = load_dataset(DEMO).select("base")
+    told = adapt(nano, base, AdaptSettings(method="zero-shot"), others=DEMO / "train" / "sandal")
+    assert "say nothing to the method zero-shot" in told.notes[0]
+    (tmp_path / "a.png").write_text("no photo")
+    with pytest.raises(DataError, match="none of the 1 photos of the others can be read"):
+        adapt(nano, base, others=tmp_path)
+    some = adapt(nano, base, others=[tmp_path / "a.png", DEMO / "train" / "sandal" / "0.png"])
+    assert [path for path, _ in some.skipped] == [tmp_path / "a.png"]
+    assert len(some.state.labels) == some.state.photos + 1
 
 
 @pytest.mark.parametrize(

@@ -169,8 +169,8 @@ def _temperature(left: Scored, text_weight: float) -> float:
 def _unknown(shots: Shots, left: Scored, text_weight: float) -> float:
     """Familiarity below which a photo shows none of the classes.
 
-    Without photos of none of them, LOST of the photos that are labelled right are below it. With such photos, where fewest of
-    both kinds are taken for the other, by shares, but at most MOST_LOST of those labelled right.
+    LOST of the photos that are labelled right are below it. With photos of none of the classes it may be higher, where fewest of
+    both kinds are taken for the other, by shares, but at most MOST_LOST of those labelled right are lost, or one.
     """
     right = left.logits(text_weight).argmax(axis=1) == left.labels
     if not right.any():
@@ -178,13 +178,17 @@ def _unknown(shots: Shots, left: Scored, text_weight: float) -> float:
     own = left.familiarity(text_weight)[right]
     if shots.others is None:
         return float(np.quantile(own, LOST))
-    foreign = Scored.of(shots, replace(shots, features=shots.others[:, None])).familiarity(text_weight)
+    # by the same discriminants as the photos that were left out of them, else the two could not be compared
+    strange = replace(shots, features=shots.others[:, None])
+    parts = [Scored.of(kept, strange).familiarity(text_weight) for kept, _ in shots.parts]
+    foreign = np.concatenate(parts) if parts else own
     places = np.sort(np.concatenate([own, foreign]))
     between = np.concatenate([places[:1], (places[1:] + places[:-1]) / 2])
     lost = np.searchsorted(np.sort(own), between) / len(own)
     passed = 1 - np.searchsorted(np.sort(foreign), between) / len(foreign)
-    wrong = np.where(lost <= MOST_LOST, lost + passed, np.inf)
-    return float(between[np.flatnonzero(wrong == wrong.min())[-1]])  # the highest: others yet may look more like the classes
+    wrong = np.where(lost <= max(MOST_LOST, 1 / len(own)), lost + passed, np.inf)
+    best = between[np.flatnonzero(wrong == wrong.min())[-1]]  # the highest: others yet may look more like the classes
+    return float(max(best, np.quantile(own, LOST)))
 
 
 def _seen(shots: Shots, left: Scored, text_weight: float) -> float:
