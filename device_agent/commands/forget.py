@@ -34,4 +34,6 @@ def command(pack: Path, images: tuple[str, ...], label: str | None, backbone: st
         raise click.UsageError("give the photos to forget, or a class with --label")
     photos = [path for image in images for path in terminal.expand(image)]
     result, model = learned.change(pack, backbone, providers, partial(forget, photos=photos, label=label))
+    for note in result.notes:
+        terminal.warn(note)
     terminal.emit(learned.facts(pack, result, model), as_json, learned.lines)

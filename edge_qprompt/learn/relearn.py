@@ -115,9 +115,10 @@ def teach_encoded(backbone: Backbone, state: State, photos: Sequence[tuple[Encod
 
 
 def forget(backbone: Backbone, state: State, photos: Sequence[AnyPhoto] = (), *, label: str | None = None) -> Relearned:
-    """Unlearn photos, or a whole class: neither the pack nor the state, nor the cache of features, then knows of them.
+    """Unlearn photos, or a whole class: neither the pack nor the state, nor a cache of features, then knows of them.
 
-    What was changed before can't be undone any more, since it may tell of them.
+    What was changed before can't be undone any more, since it may tell of them. Of the photos some must have been learned from;
+    `notes` names the others, and a cache that could not be cleared.
 
     Args:
         backbone, state: as of `teach`.
@@ -125,25 +126,31 @@ def forget(backbone: Backbone, state: State, photos: Sequence[AnyPhoto] = (), *,
         label: class to forget with all its photos.
 
     Raises:
-        StateError: a photo or a label that it was not learned from, or fewer than two classes would be left.
+        StateError: photos or a label that it was not learned from, or fewer than two classes would be left.
         PhotoError: a file cannot be read.
         PromptError, FingerprintError: as of `teach`.
     """
     check(backbone, state)
-    rows = np.zeros(len(state.labels), bool)
+    rows, strange = np.zeros(len(state.labels), bool), []
+    digests = []
     for i, photo in enumerate(photos):
         source = source_of(photo, f"photo {i}")
-        mine = state.rows_of({hashlib.sha256(read(source)).digest()})
-        if not mine.any():
-            raise StateError(f"{source} is none of the {len(mine)} photos that the pack was learned from: give its very file")
+        digests.append(hashlib.sha256(read(source)).digest())
+        mine = state.rows_of({digests[-1]})
         rows |= mine
+        strange += [] if mine.any() else [str(source)]
+    if strange and not rows.any() and label is None:
+        raise StateError(
+            f"{strange[0]} is none of the {len(state.labels)} photos that the pack was learned from: give the very file, "
+            "or its class with --label"
+        )
     if label is not None:
         rows |= state.labels == _class_of(state, label)
-    gone = [row.tobytes() for row in state.digests[rows]]
+    gone = {*digests, *(row.tobytes() for row in state.digests[rows])}
     changed = replace(state.without(rows), history=())
     result = _learned(backbone, changed, (), state)
-    forget_features(backbone, gone, Views(state.views, state.settings.loop.seed))
-    return result
+    notes = [f"{name} is none of the photos that the pack was learned from" for name in strange]
+    return replace(result, notes=(*notes, *forget_features(sorted(gone))))
 
 
 def rename(backbone: Backbone, state: State, old: str, new: str) -> Relearned:

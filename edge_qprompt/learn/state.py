@@ -57,8 +57,8 @@ class Change:
 class State:
     """Photos that a pack was learned from, as features, and how.
 
-    Rows lie in the order of their labels, and of their digests within a label: what is learned does not depend on the order in
-    which photos came.
+    Rows lie in the order of their labels, and of their features within a label: what is learned depends neither on the order in
+    which photos came nor on what kind of file they were.
 
     Attributes:
         fingerprint: of the backbone, hex.
@@ -123,7 +123,8 @@ class State:
 
     def arranged(self) -> State:
         """With rows in their order."""
-        order = np.lexsort((*self.digests.T[::-1], self.labels))
+        keys = zip(self.labels.tolist(), map(bytes, self.features), map(bytes, self.digests), strict=True)
+        order = np.array([row for _, row in sorted(zip(keys, range(len(self.labels)), strict=True))], np.int64)
         return replace(self, digests=self.digests[order], labels=self.labels[order], features=self.features[order])
 
     def without(self, rows: NDArray[np.bool_]) -> State:

@@ -10,6 +10,8 @@ import sqlite3
 import threading
 import warnings
 from collections.abc import Sequence
+from contextlib import closing
+from pathlib import Path
 from types import TracebackType
 
 import numpy as np
@@ -18,9 +20,13 @@ from numpy.typing import NDArray
 from edge_qprompt.files import cache_folder
 
 BUSY_SECONDS = 30.0
+FORGET_SECONDS = 5.0
 FORMAT = "v1"  # part of the path: raise it when a feature would come out differently
 UNIT_TOLERANCE = 1e-3  # features have length 1; a row that has not was damaged
 MEMORY = ":memory:"
+
+PREFIX = 16  # bytes that the keys of all views of a photo have in common
+FOLDER = "features"
 
 Array = NDArray[np.float32]
 
@@ -35,7 +41,7 @@ class FeatureCache:
     """
 
     def __init__(self, fingerprint: str, precision: str, dim: int) -> None:
-        self._path = cache_folder() / "features" / f"{fingerprint[:16]}-{precision}-{FORMAT}.sqlite"
+        self._path = cache_folder() / FOLDER / f"{fingerprint[:16]}-{precision}-{FORMAT}.sqlite"
         self._bytes = 4 * dim
         self._lock = threading.Lock()  # decoding threads look up through the one connection
         self._db = self._open()
@@ -57,17 +63,6 @@ class FeatureCache:
             try:
                 with self._db:
                     self._db.executemany("INSERT OR REPLACE INTO features VALUES (?, ?)", rows)
-            except sqlite3.Error as error:
-                self._recover(error)
-
-    def forget(self, keys: Sequence[bytes]) -> None:
-        """Take features out, and overwrite the bytes that they had in the file."""
-        with self._lock:
-            try:
-                self._db.execute("PRAGMA secure_delete = ON")
-                with self._db:
-                    self._db.executemany("DELETE FROM features WHERE key = ?", [(key,) for key in keys])
-                self._db.execute("PRAGMA wal_checkpoint(TRUNCATE)")  # the log has them too
             except sqlite3.Error as error:
                 self._recover(error)
 
@@ -124,3 +119,25 @@ def _connect(where: str) -> sqlite3.Connection:
         db.close()
         raise
     return db
+
+
+def cache_files() -> list[Path]:
+    """All caches there are: of every backbone and precision."""
+    return sorted((cache_folder() / FOLDER).glob("*.sqlite"))
+
+
+def forget_in(path: Path, prefixes: Sequence[bytes]) -> str:
+    """Take features out of a cache by the beginning of their keys, and overwrite the bytes that they had in the file.
+
+    Returns:
+        What is left, and what to do; empty where nothing is.
+    """
+    try:
+        with closing(sqlite3.connect(path, timeout=FORGET_SECONDS)) as db:
+            db.execute("PRAGMA secure_delete = ON")
+            with db:
+                db.executemany(f"DELETE FROM features WHERE substr(key, 1, {PREFIX}) = ?", [(prefix,) for prefix in prefixes])
+            busy, *_ = db.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()  # the log has them too
+    except sqlite3.Error as error:
+        return f"features may still be in the cache {path} ({error}): delete that file"
+    return f"features may still be in the cache {path}, which another program uses: run this again, or delete it" if busy else ""

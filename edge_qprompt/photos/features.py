@@ -19,7 +19,7 @@ from edge_qprompt.backbone import DEFAULT_PRECISION, Backbone, Preprocess
 from edge_qprompt.errors import DataError, PhotoError
 from edge_qprompt.photos.dataset import Photos
 from edge_qprompt.photos.decoder import Decoders, Job
-from edge_qprompt.photos.feature_cache import FeatureCache
+from edge_qprompt.photos.feature_cache import PREFIX, FeatureCache, cache_files, forget_in
 from edge_qprompt.photos.photo import normalise
 from edge_qprompt.photos.source import AnyPhoto, Source, read, source_of
 
@@ -68,8 +68,9 @@ class Views:
         return None if view == CENTRE else self.key(content, view)
 
     def key(self, content: bytes, view: int) -> bytes:
-        """Key of a view of the photo whose SHA-256 is `content`; the centre crop has no seed."""
-        return content if view == CENTRE else hashlib.sha256(content + f"{self.seed}/{view}".encode()).digest()
+        """Key of a view of the photo whose SHA-256 is `content`; the centre crop has no seed. All begin alike: `PREFIX`."""
+        own = hashlib.sha256(content + f"{self.seed}/{view}".encode()).digest()
+        return content if view == CENTRE else content[:PREFIX] + own[PREFIX:]
 
 
 @dataclass
@@ -151,12 +152,14 @@ def features_of(
     return Features(given[:, None], np.arange(len(given)), digests, (), len(given))
 
 
-def forget_features(backbone: Backbone, digests: Sequence[bytes], views: Views) -> None:
-    """Take the features of photos, by the SHA-256 of their bytes, out of the cache."""
-    manifest = backbone.manifest
-    keys = [views.key(content, view) for content in digests for view in range(views.count)]
-    with FeatureCache(manifest.fingerprint, backbone.feature_kind, manifest.embed_dim) as cache:
-        cache.forget(keys)
+def forget_features(digests: Sequence[bytes]) -> tuple[str, ...]:
+    """Take all features of photos, by the SHA-256 of their bytes, out of the caches of all backbones.
+
+    Returns:
+        A sentence for each cache that may still have some.
+    """
+    prefixes = [content[:PREFIX] for content in digests]
+    return tuple(said for path in cache_files() if (said := forget_in(path, prefixes)))
 
 
 def encode_photos(backbone: Backbone, photos: Sequence[AnyPhoto]) -> Array:

@@ -54,7 +54,7 @@ STEPS = st.lists(
         st.tuples(st.just("undo"), st.none()),
     ),
     min_size=1,
-    max_size=6,
+    max_size=5,
 )
 
 
@@ -87,7 +87,8 @@ def changed(nano: Backbone, state: State, have: Photos, step: str, told: Any) ->
     return rename(nano, state, *told) if step == "rename" else undo(nano, state)
 
 
-@settings(max_examples=12, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@pytest.mark.timeout(400)
+@settings(max_examples=8, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(steps=STEPS, method=st.sampled_from(["auto", "qgda", "qres", "zero-shot"]), seed=st.integers(0, 99))
 def test_every_sequence_of_changes_gives_what_adapt_gives(nano: Backbone, steps: list, method: str, seed: int) -> None:
     have: Photos = dict(START)
