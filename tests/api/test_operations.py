@@ -185,8 +185,9 @@ def test_channels_of_an_older_store_expire_too(fresh: Api, packs: list[Pack]) ->
     with closing(sqlite3.connect(fresh.store / FILE_NAME)) as db:
         wanted = db.execute("SELECT name, expires FROM channels ORDER BY name").fetchall()
         db.executescript(
-            "DROP INDEX uq_tokens_name; DROP INDEX ix_channels_expires; DROP TABLE health; ALTER TABLE tokens DROP COLUMN tasks;"
-            "ALTER TABLE channels DROP COLUMN expires; UPDATE alembic_version SET version_num = '0001'"
+            "DROP INDEX uq_tokens_name; DROP INDEX ix_channels_expires; DROP TABLE health; DROP TABLE states;"
+            "ALTER TABLE tokens DROP COLUMN tasks; ALTER TABLE channels DROP COLUMN expires;"
+            "UPDATE alembic_version SET version_num = '0001'"
         )
     Database(str(fresh.store)).close()
     with closing(sqlite3.connect(fresh.store / FILE_NAME)) as db:

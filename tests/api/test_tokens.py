@@ -60,8 +60,9 @@ def test_names_that_are_none(database: Database, name: str) -> None:
 
 
 def test_names_of_an_older_store_are_made_unique(database: Database) -> None:
-    old = "DROP INDEX uq_tokens_name; DROP INDEX ix_channels_expires; DROP TABLE health; ALTER TABLE tokens DROP COLUMN tasks"
-    old += "; ALTER TABLE channels DROP COLUMN expires; UPDATE alembic_version SET version_num = '0001'"
+    old = "DROP INDEX uq_tokens_name; DROP INDEX ix_channels_expires; DROP TABLE health; DROP TABLE states"
+    old += "; ALTER TABLE tokens DROP COLUMN tasks; ALTER TABLE channels DROP COLUMN expires"
+    old += "; UPDATE alembic_version SET version_num = '0001'"
     names = ["token", "token", "token-2", "x" * 64, "x" * 64, "token", "old", "old"]
     with database.write() as db:
         for statement in old.split(";"):
