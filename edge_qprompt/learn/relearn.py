@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edge_qprompt.backbone import Backbone, name_tokens
-from edge_qprompt.classify import zero_shot
+from edge_qprompt.classify import Classifier, zero_shot
 from edge_qprompt.errors import DataError, FingerprintError, StateError
 from edge_qprompt.learn.at_once import assembled, at_once, provenance
 from edge_qprompt.learn.candidates import AUTO, Candidate, Expected, only_by_hand
@@ -119,7 +119,15 @@ def teach_encoded(backbone: Backbone, state: State, photos: Sequence[tuple[Encod
     ]
     changed = _with_photos(state, [photo.digest for photo, _, _ in new], [label for _, label, _ in new], features)
     notes += [f"{name} has no photo left, and is no class any more" for name in state.names if name not in changed.names]
-    return _learned(backbone, replace(changed, history=(*state.history, change)), tuple(notes), state)
+    result = _learned(backbone, replace(changed, history=(*state.history, change)), (), state)
+    strange = [photo for photo, label, _ in new if label is None]
+    fooled = [bool(Classifier(backbone, result.pack).knows(photo.features[:1])[0]) for photo in strange]
+    notes += [
+        f"{photo.name} still looks like one of the classes: to call it unknown, too many right answers would be lost"
+        for photo, seen in zip(strange, fooled, strict=True)
+        if seen
+    ]
+    return replace(result, notes=tuple(notes))
 
 
 def forget(backbone: Backbone, state: State, photos: Sequence[AnyPhoto] = (), *, label: str | None = None) -> Relearned:

@@ -27,8 +27,12 @@ from edge_qprompt.learn.threads import one_blas_thread
 from edge_qprompt.pack import Pack
 
 HALVES = 2
-PROMPTS = ("learned-qres", "qcoop")  # the first that fits is taken where nothing is measured: docs/adr/0019-discriminant.md
-OPTIONS = {"learned-qres": {"residual_bits": 1}, "qcoop": {}}
+PROMPTS = (
+    "learned-qres",
+    "qcoop",
+    "qcoop+qres",
+)  # the first that fits is taken where nothing is measured: docs/adr/0019-discriminant.md
+OPTIONS = {"learned-qres": {"residual_bits": 1}, "qcoop": {}, "qcoop+qres": {"residual_bits": 2}}
 
 
 class _NoTimeError(Exception):

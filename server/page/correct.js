@@ -132,12 +132,12 @@ function show(place, node) {
 }
 
 function notice(task, label, done, place) {
-  const what = label === null ? "that it is none of these" : "it";
+  const what = label === null ? "was taught that it is none of these" : "knows it now";
   const expected = numberOf(done.expected_accuracy);
   const margin = numberOf(done.expected_margin) ?? "";
   const notes = Array.isArray(done.notes) ? done.notes.filter((note) => typeof note === "string") : [];
   return el("div", { class: "notice", role: "status", tabindex: "-1" },
-    el("p", {}, el("strong", {}, `Version ${count(done.version)} of `, nameOf(task), ` knows ${what} now. `),
+    el("p", {}, el("strong", {}, `Version ${count(done.version)} of `, nameOf(task), ` ${what}. `),
       expected !== null && `Expected on new photos: ${percent(expected)}${margin && `, \u00b1 ${percent(margin)}`}. `,
       "No channel has moved: make it stable when it is right."),
     ...notes.map((note) => el("p", { class: "hint" }, note)),

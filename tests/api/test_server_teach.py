@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import json
 import threading
@@ -111,23 +112,26 @@ def test_it_is_the_pack_that_the_library_would_learn(taught: Api, nano: Backbone
     api = taught
     api.call("PUT", "/v1/tasks/clothes/channels/stable", "promote", json={"version": 1})
     got = correct(api, PHOTO, label)
-    assert got.status_code == 201, got.text
     facts = got.json()
     wanted = teach_encoded(nano, learned.state, [(encoded(api, PHOTO), label)])
+    same = wanted.pack == learned.pack  # one photo of none of the classes may change nothing
+    assert got.status_code == (200 if same else 201), got.text
+    assert not same or label is None
     pack = pack_of(api, facts["pack"])
-    assert pack.encode() == wanted.pack.encode() != learned.pack.encode()
+    assert pack.encode() == wanted.pack.encode()
     assert teach(nano, learned.state, [(PHOTO, label)]).pack.encode() == pack.encode()
     assert wanted.expected
     assert facts == {
         "task": "clothes",
-        "version": 2,
+        "version": 1 if same else 2,
         "pack": wanted.pack.pack_id,
         "base": 1,
         "before": [],
         "expected_accuracy": wanted.expected.accuracy,
         "expected_margin": wanted.expected.margin,
-        "notes": [],
+        "notes": list(wanted.notes),
     }
+    assert {"coat": [], "hand bag": ["hand bag is a new class"]}.get(str(label), facts["notes"]) == facts["notes"]
     assert api.call("GET", "/v1/tasks/clothes").json()["channels"]["stable"]["version"] == 1  # nothing moves by itself
 
 
@@ -154,9 +158,9 @@ def test_a_photo_that_is_known(taught: Api) -> None:
     assert (again.status_code, again.json()["version"], again.json()["before"]) == (200, 2, ["coat"])
     assert again.json()["notes"] == ["the photo is learned as coat already"]
     other = correct(api, PHOTO, None)
-    assert (other.status_code, other.json()["version"], other.json()["before"]) == (201, 3, ["coat"])
+    assert (other.status_code, other.json()["version"], other.json()["before"]) == (200, 1, ["coat"])
     back = correct(api, PHOTO, "coat").json()  # the very pack of version 2
-    assert (back["version"], back["base"], back["before"]) == (2, 3, [None])
+    assert (back["version"], back["base"], back["before"]) == (2, 1, [None])
     assert correct(api, OTHER, "coat").json()["base"] == 2
     assert {hashlib.sha256(photo).digest() for photo in (PHOTO, OTHER)} <= kept(api).known
 
@@ -293,7 +297,10 @@ def test_a_server_with_a_gate_teaches_nothing(tmp_path: Path, learned: Adaptatio
 
 def other_settings(state: State, **changes: Any) -> bytes:
     """As nobody could have adapted."""
-    return replace(state, settings=replace(state.settings, **changes)).encode()
+    settings = copy.copy(state.settings)
+    for name, value in changes.items():
+        object.__setattr__(settings, name, value)  # which is not asked whether it can be
+    return replace(state, settings=settings).encode()
 
 
 def other_facts(state: State, **changes: Any) -> bytes:
