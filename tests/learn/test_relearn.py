@@ -212,7 +212,7 @@ def test_what_cannot_be_taught_is_said(nano: Backbone, tmp_path: Path) -> None:
         "was learned as shirt, and is coat now",
         "was learned as shirt, and is none of the classes now",
         "",
-        "still looks like one of the classes: to call it unknown, too many right answers would be",
+        "still looks like one of the classes: to call it unknown, too many right answers would be lost",
     ]
     assert notes[-2] == "coat is a new class"
     gone = teach(nano, state, [(photo, "shirt") for photo, label in START if label == "10 bags"]).notes
