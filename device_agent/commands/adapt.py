@@ -207,7 +207,9 @@ def command(
         raise MissingExtraError("torch")
     _check_target(out)
     if report is not None:
-        _check_report(report)
+        from device_agent.html_page import check_folder
+
+        check_folder(report)
     for template in options["templates"]:
         check_template(template)
     backbone = terminal.open_backbone(options["backbone"], _precision(options), options["providers"])
@@ -339,17 +341,6 @@ def _check_target(out: Path) -> None:
         raise DataError(f"the folder {out.parent} of --out does not exist: create it first")
     if not os.access(out.parent, os.W_OK):
         raise DataError(f"the folder {out.parent} of --out cannot be written to: choose another")
-
-
-def _check_report(folder: Path) -> None:
-    if importlib.util.find_spec("matplotlib") is None:
-        raise MissingExtraError("matplotlib")
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise DataError(f"cannot make the folder {folder} of --report ({error.strerror}): choose another") from error
-    if not os.access(folder, os.W_OK):
-        raise DataError(f"the folder {folder} of --report cannot be written to: choose another")
 
 
 def _warn_few(dataset: Dataset, shots: int) -> None:

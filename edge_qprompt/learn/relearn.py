@@ -35,7 +35,7 @@ class Relearned:
 
     Attributes:
         pack: ready to save.
-        state: what it was learned from; save it before the pack (`state.State.beside` mends what is interrupted between).
+        state: what it was learned from. Save it before the pack: its `before` then tells of a pack that was not written.
         method: that learned it.
         candidates: what "auto" chose from; empty where a method was named.
         expected: accuracy to expect on new photos, by photos that were left out; None where no class has a second photo.
@@ -121,12 +121,13 @@ def teach_encoded(backbone: Backbone, state: State, photos: Sequence[tuple[Encod
     notes += [f"{name} has no photo left, and is no class any more" for name in state.names if name not in changed.names]
     result = _learned(backbone, replace(changed, history=(*state.history, change)), (), state)
     strange = [photo for photo, label, _ in new if label is None]
-    fooled = [bool(Classifier(backbone, result.pack).knows(photo.features[:1])[0]) for photo in strange]
-    notes += [
-        f"{photo.name} still looks like one of the classes: to call it unknown, too many right answers would be lost"
-        for photo, seen in zip(strange, fooled, strict=True)
-        if seen
-    ]
+    if strange:
+        fooled = Classifier(backbone, result.pack).knows(np.stack([photo.features[0] for photo in strange]))
+        notes += [
+            f"{photo.name} still looks like one of the classes: to call it unknown, too many right answers would be lost"
+            for photo, seen in zip(strange, fooled.tolist(), strict=True)
+            if seen
+        ]
     return replace(result, notes=tuple(notes))
 
 

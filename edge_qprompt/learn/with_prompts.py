@@ -27,11 +27,8 @@ from edge_qprompt.learn.threads import one_blas_thread
 from edge_qprompt.pack import Pack
 
 HALVES = 2
-PROMPTS = (
-    "learned-qres",
-    "qcoop",
-    "qcoop+qres",
-)  # the first that fits is taken where nothing is measured: docs/adr/0019-discriminant.md
+# the first that fits is taken where nothing is measured: docs/adr/0019-discriminant.md
+PROMPTS = ("learned-qres", "qcoop", "qcoop+qres")
 OPTIONS = {"learned-qres": {"residual_bits": 1}, "qcoop": {}, "qcoop+qres": {"residual_bits": 2}}
 
 

@@ -136,7 +136,8 @@ def forget_in(path: Path, prefixes: Sequence[bytes]) -> str:
         with closing(sqlite3.connect(path, timeout=FORGET_SECONDS)) as db:
             db.execute("PRAGMA secure_delete = ON")
             with db:
-                db.executemany(f"DELETE FROM features WHERE substr(key, 1, {PREFIX}) = ?", [(prefix,) for prefix in prefixes])
+                ranges = [(prefix, prefix + b"\xff" * PREFIX) for prefix in prefixes]  # of keys of 2 * PREFIX bytes, by the index
+                db.executemany("DELETE FROM features WHERE key BETWEEN ? AND ?", ranges)
             busy, *_ = db.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()  # the log has them too
     except sqlite3.Error as error:
         return f"features may still be in the cache {path} ({error}): delete that file"

@@ -88,7 +88,7 @@ async def _teach(state: State, who: Holder, client: str, task: str, photo: Photo
     await state.database.run(state.catalogue.state, task)  # no photo is decoded for nothing
     name = photo.name or "the photo"
     with state.encoder.places(client, 1):
-        # alone: in a batch with others it would be rounded otherwise, and the pack not the very one that `adapt` would make
+        # alone, so that no other photo in a batch can change its last bits, and with them the pack
         feature = await state.encoder.encode_with(state.backbone, client, photo.data, name)
     encoded = Encoded(name, hashlib.sha256(photo.data).digest(), feature[None])  # (1, D)
 

@@ -98,7 +98,7 @@ def encoded(api: Api, photo: bytes) -> Encoded:
 
 
 def one_by_one(nano: Backbone, state: State, photos: list[tuple[bytes, str]]) -> State:
-    """What the library learns, with each photo encoded alone: in batches features are rounded otherwise."""
+    """What the library learns, with each photo encoded alone, as the server does it."""
     for photo in photos:
         state = teach(nano, state, [photo]).state
     return state

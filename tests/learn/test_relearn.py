@@ -5,7 +5,9 @@ from __future__ import annotations
 import hashlib
 import json
 import random
+import sqlite3
 from collections.abc import Sequence
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -139,6 +141,23 @@ def test_a_photo_forgotten_is_nowhere(nano: Backbone, tmp_path: Path, monkeypatc
     after.pack.save(pack)
     assert traces() == []
     assert not after.state.history
+
+
+def test_all_views_of_a_photo_are_forgotten_whatever_they_were_for(
+    nano: Backbone, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(CACHE, str(tmp_path / "cache"))
+    for views, seed in ((3, 1), (2, 2)):
+        state = adapt(nano, START, AdaptSettings(views=views, loop=LoopSettings(seed=seed))).state
+    (cache,) = (tmp_path / "cache").rglob("*.sqlite")
+
+    def rows() -> int:
+        with closing(sqlite3.connect(cache)) as db:
+            return int(db.execute("SELECT count(*) FROM features").fetchone()[0])
+
+    before = rows()
+    forget(nano, state, [START[0][0]])
+    assert (before, before - rows()) == (len(START) * 4, 4)  # the centre, two crops of one seed, and one of the other
 
 
 def test_a_state_is_read_back_as_it_was_written(nano: Backbone, tmp_path: Path) -> None:
