@@ -82,11 +82,6 @@ def from_root(path: Source | str, root: str) -> str:
     return str(path).removeprefix(root.rstrip("/") + "/")
 
 
-def printable(text: str) -> str:
-    """A text on one line, whatever a file is called."""
-    return "".join(each if each.isprintable() else repr(each)[1:-1] for each in text)
-
-
 def _percent(share: float) -> str:
     return f"{POINTS * share:.1f} %"
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from device_agent import terminal
-from device_agent.advice import findings, growth_lines, printable
+from device_agent.advice import findings, growth_lines
 
 if TYPE_CHECKING:
     from edge_qprompt.learn import Diagnosis, Growth, Seen
@@ -147,4 +147,4 @@ def _lines(found: Diagnosis, told: dict[str, Any], root: str, everything: bool) 
     lines += [f"{'not known':<18} {line}" for line in found.unknown]
     if "report" in told:
         lines.append(f"{'report':<18} {told['report']}")
-    return [printable(line) for line in lines]
+    return lines
